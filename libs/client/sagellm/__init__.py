@@ -1,0 +1,1 @@
+"""sageLLM: what users import, and the command line."""

@@ -1,0 +1,1 @@
+"""What every service shares: contracts, codec, subjects, bus, errors, settings, telemetry."""

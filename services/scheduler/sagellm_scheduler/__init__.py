@@ -1,0 +1,1 @@
+"""The scheduler: admits, orders and places requests; never sees a body."""
