@@ -1,0 +1,57 @@
+"""Decision records: why a request went where it went, and what came of it."""
+
+from typing import Any
+
+from pydantic import Field
+
+from sagellm_common.contracts.base import LeaderEpoch, Message
+
+
+class Candidate(Message):
+    """One engine that was looked at; `excluded` says why it could not be chosen."""
+
+    engine_id: str
+    load: float = Field(description="what the router compared, in its own unit")
+    running: int = 0
+    waiting: int = 0
+    reserved: int = 0
+    excluded: str | None = None
+
+
+class Decision(Message):
+    """One placement: the candidates, the choice, the reason."""
+
+    epoch: int
+    scheduler_id: str
+    leader_epoch: LeaderEpoch
+    time_s: float
+    queue_policy: str
+    router: str
+    queue_position: int
+    queued_ms: float
+    candidates: list[Candidate]
+    chosen: str
+    reason: str
+    number: int
+
+
+class DecisionRecord(Message):
+    """All decisions about one request, and its outcome once it is known."""
+
+    request_id: str
+    model: str
+    prompt_tokens: int
+    max_tokens: int
+    priority: int
+    decisions: list[Decision] = []
+    outcome: str | None = None
+    ttft_ms: float | None = None
+    e2e_ms: float | None = None
+    completion_tokens: int | None = None
+    error: dict[str, Any] | None = None
+
+
+class ExplainRequest(Message):
+    """Ask why: one request id."""
+
+    request_id: str

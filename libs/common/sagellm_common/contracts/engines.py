@@ -1,0 +1,35 @@
+"""Registration of an engine in the bucket `engines`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sagellm_common.contracts.base import Message
+
+EngineRole = Literal["hybrid", "prefill", "decode"]
+
+
+class EngineRegistration(Message):
+    """What an engine is and can do; renewed while it lives, gone when the bucket's time to live is over.
+
+    `kind` names engines that compute alike (backend, device, precision, model revision): a stream continues
+    identically only on an engine of the same kind.
+    """
+
+    engine_id: str
+    incarnation: str
+    role: EngineRole = "hybrid"
+    models: tuple[str, ...]
+    backend: str
+    kind: str
+    max_model_len: int
+    page_size: int
+    num_pages: int
+    max_num_seqs: int
+    max_batch_tokens: int
+    heartbeat_s: float = 0.5
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    started_at: float = Field(default=0.0, description="seconds since the epoch")
+    state: Literal["ready", "draining"] = "ready"

@@ -1,0 +1,32 @@
+"""Live settings of the scheduler, kept in the bucket `policy` under the key `scheduler`."""
+
+from sagellm_common.contracts.base import Message
+
+
+class Policy(Message):
+    """Which queue policy and which router decide."""
+
+    queue: str = "fifo"
+    router: str = "load_balanced"
+
+
+class PolicyChange(Message):
+    """Change what is set, keep the rest; an empty change reads the policy."""
+
+    queue: str | None = None
+    router: str | None = None
+
+
+class PolicyReply(Message):
+    """The policy in force, and the names that may be chosen."""
+
+    policy: Policy
+    known_queues: list[str]
+    known_routers: list[str]
+
+
+class Leader(Message):
+    """Value of the lease in the bucket `leader` under the key `scheduler`."""
+
+    scheduler_id: str
+    started_at: float
