@@ -7,7 +7,6 @@ fills missing ones with defaults.
 import dataclasses
 import types
 from collections.abc import Callable, Sequence
-from functools import cache
 from operator import attrgetter
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
@@ -50,8 +49,17 @@ class _Plan:
     nested: tuple[tuple[int, Coder, Coder], ...]
 
 
-@cache
-def _plan(cls: Any) -> _Plan:
+_PLANS: dict[type[Any], _Plan] = {}
+
+
+def _plan(cls: type[Any]) -> _Plan:
+    plan = _PLANS.get(cls)
+    if plan is None:
+        plan = _PLANS[cls] = _make_plan(cls)
+    return plan
+
+
+def _make_plan(cls: type[Any]) -> _Plan:
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     coders = [(index, _coders(hints[name])) for index, name in enumerate(names)]
