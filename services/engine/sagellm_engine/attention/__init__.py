@@ -1,0 +1,1 @@
+"""Attention over pages: a reference and a faster twin."""

@@ -1,0 +1,97 @@
+"""The `mock` backend: no weights, no torch; a deterministic token source with a time model.
+
+A token is a function of the prompt, the seed, the choice and the token's place in the output alone, so that any two
+mock engines continue the same stream. Every token is as good as another: sampling options other than `seed`,
+`max_tokens` and the stop tokens do nothing.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+from zlib import crc32
+
+from sagellm_engine.core.config import EngineConfig, MockConfig
+from sagellm_engine.core.runner import StepResult
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.core.types import ModelInfo, TokenLogprobs
+from sagellm_engine.kv.pool import PAGE_SIZE
+
+_MASK = (1 << 64) - 1
+_STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: a Weyl sequence over positions
+_MIX = 0xBF58476D1CE4E5B9  # first multiplier of splitmix64 (Steele, Lea, Flood 2014)
+DEFAULT_NUM_PAGES = 65536
+
+
+def missing() -> str | None:
+    """Return None: it runs anywhere."""
+    return None
+
+
+def load(config: EngineConfig) -> "MockRunner":
+    """Make a mock runner; a model path is accepted and not read."""
+    return MockRunner(config)
+
+
+class MockRunner:
+    """A runner that makes tokens up and sleeps as long as the time model says."""
+
+    max_batch_tokens = 8192
+
+    def __init__(self, config: EngineConfig, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._mock: MockConfig = config.mock
+        self._sleep = sleep
+        eos = self._mock.eos_token_id
+        self.info = ModelInfo(
+            vocab_size=self._mock.vocab_size,
+            max_model_len=config.max_model_len or self._mock.max_model_len,
+            num_pages=config.num_pages or DEFAULT_NUM_PAGES,
+            page_size=PAGE_SIZE,
+            eos_token_ids=frozenset() if eos is None else frozenset((eos,)),
+            backend="mock",
+            kind=f"mock-{self._mock.vocab_size}",
+        )
+
+    def execute(self, rows: Sequence[SequenceState]) -> StepResult:
+        """Make up one token per row and let the modelled time pass."""
+        vocab_size = self._mock.vocab_size
+        tokens: list[int] = []
+        for seq in rows:
+            base = seq.runner_state
+            if base is None:
+                base = seq.runner_state = _base(seq)
+            mixed = ((cast(int, base) + len(seq.tokens) * _STEP) & _MASK) * _MIX
+            tokens.append(((mixed >> 32) & 0xFFFFFFFF) % vocab_size)
+        self._let_time_pass(rows)
+        return StepResult(tokens, logprobs=self._logprobs(rows, tokens))
+
+    def clear_pages(self, pages: Iterable[int]) -> None:
+        """Do nothing: the pages are not backed by memory."""
+
+    def close(self) -> None:
+        """Do nothing: there is no memory to give back."""
+
+    def _let_time_pass(self, rows: Sequence[SequenceState]) -> None:
+        mock = self._mock
+        if not (mock.step_base_ms or mock.ms_per_prefill_token or mock.ms_per_decode_seq):
+            return
+        num_decode = sum(1 for seq in rows if seq.num_scheduled == 1)
+        num_prefill = sum(seq.num_scheduled for seq in rows if seq.num_scheduled > 1)
+        milliseconds = mock.step_base_ms + num_prefill * mock.ms_per_prefill_token + num_decode * mock.ms_per_decode_seq
+        self._sleep(milliseconds / 1e3)
+
+    def _logprobs(self, rows: Sequence[SequenceState], tokens: list[int]) -> dict[int, TokenLogprobs]:
+        size = self._mock.vocab_size
+        return {
+            row: TokenLogprobs(0.0, tuple(((tokens[row] + i) % size, -float(i)) for i in range(seq.sampling.logprobs)))
+            for row, seq in enumerate(rows)
+            if seq.sampling.logprobs is not None
+        }
+
+
+def _base(seq: SequenceState) -> int:
+    """Return what all tokens of a choice have in common: prompt, seed and choice in 64 bits."""
+    prompt = crc32(array("q", seq.request.prompt_token_ids).tobytes())
+    mixed = (prompt << 32 | crc32(repr((seq.sampling.seed, seq.choice)).encode())) * _STEP
+    # tokens are counted from the start of the prompt; take its length out, so that index 0 is index 0
+    return (mixed - seq.num_prompt * _STEP) & _MASK

@@ -1,0 +1,102 @@
+"""The batching policy: one plain function decides a step.
+
+Running sequences grow first, decoding ones by a token each, prefilling ones by a chunk; what is left of the token
+budget admits waiting ones. A sequence gets pages for all its tokens when admitted, so that only decoding can run out
+of pages; then the sequence with the least computed work (of the least urgent) gives its pages back and waits again.
+The one with the most work is never chosen, so that some request always comes to its end.
+"""
+
+from dataclasses import dataclass, field
+
+from sagellm_engine.batching.queue import WaitingQueue
+from sagellm_engine.core.sequence import SequenceState, SequenceStatus
+from sagellm_engine.kv.pool import PagePool
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """The rows of a step, decoding ones first, and what they amount to (see StepReport)."""
+
+    rows: list[SequenceState] = field(default_factory=list)
+    decode_seqs: int = 0
+    prefill_tokens: int = 0
+    context_tokens: int = 0
+    chunk_x_context: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+
+    def add_chunk(self, seq: SequenceState, budget: int) -> int:
+        """Schedule as much of a sequence's remaining tokens as the budget allows; return the budget left."""
+        chunk = min(len(seq.tokens) - seq.num_computed, budget)
+        seq.num_scheduled = chunk
+        self.rows.append(seq)
+        self.prefill_tokens += chunk
+        self.chunk_x_context += chunk * (seq.num_computed + chunk)
+        return budget - chunk
+
+
+def plan_step(
+    running: list[SequenceState], waiting: WaitingQueue, pool: PagePool, *, max_batch_tokens: int, max_num_seqs: int
+) -> StepPlan:
+    """Decide the next step. Moves sequences between `running` and `waiting`, hands out and takes back pages."""
+    plan = StepPlan()
+    _make_room(running, waiting, pool, plan)
+    budget = _grow_running(running, plan, max_batch_tokens)
+    if not plan.preemptions:
+        _admit_waiting(running, waiting, pool, plan, budget, max_num_seqs)
+    return plan
+
+
+def _make_room(running: list[SequenceState], waiting: WaitingQueue, pool: PagePool, plan: StepPlan) -> None:
+    for seq in [seq for seq in running if len(seq.tokens) > seq.capacity]:
+        while seq.status is SequenceStatus.RUNNING and not pool.grow(seq):
+            victim = min(running, key=_loss_if_preempted)
+            running.remove(victim)
+            pool.release(victim)
+            waiting.push(victim)
+            plan.preemptions += 1
+
+
+def _loss_if_preempted(seq: SequenceState) -> tuple[int, int, float]:
+    deadline = seq.request.deadline
+    return -seq.request.priority, seq.num_computed, -(deadline if deadline is not None else float("inf"))
+
+
+def _grow_running(running: list[SequenceState], plan: StepPlan, budget: int) -> int:
+    prefilling = []
+    rows = plan.rows
+    context_tokens = 0
+    for seq in running:
+        length = len(seq.tokens)
+        if seq.num_computed == length - 1:
+            seq.num_scheduled = 1
+            context_tokens += length
+            rows.append(seq)
+        else:
+            prefilling.append(seq)
+    plan.decode_seqs = len(rows)
+    plan.context_tokens = context_tokens
+    budget -= len(rows)
+    for seq in prefilling:
+        if budget > 0:
+            budget = plan.add_chunk(seq, budget)
+    return budget
+
+
+def _admit_waiting(
+    running: list[SequenceState],
+    waiting: WaitingQueue,
+    pool: PagePool,
+    plan: StepPlan,
+    budget: int,
+    max_num_seqs: int,
+) -> None:
+    while waiting and budget > 0 and len(running) < max_num_seqs:
+        seq = waiting.first()
+        if not pool.admit(seq, headroom=len(running)):
+            return
+        waiting.remove(seq)
+        seq.status = SequenceStatus.RUNNING
+        running.append(seq)
+        plan.cached_tokens += seq.cached_tokens
+        budget = plan.add_chunk(seq, budget)

@@ -1,0 +1,280 @@
+"""The engine's core: takes requests, computes steps, hands out tokens. Plain and synchronous, for one thread."""
+
+import time
+from collections.abc import Callable
+
+from sagellm_common.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, SageError
+from sagellm_engine.batching.policy import StepPlan, plan_step
+from sagellm_engine.batching.queue import WaitingQueue
+from sagellm_engine.core.config import EngineConfig
+from sagellm_engine.core.deadlines import Deadlines
+from sagellm_engine.core.isolation import execute_isolated
+from sagellm_engine.core.requests import Known, OpenRequest, RequestTable
+from sagellm_engine.core.runner import Runner, StepResult
+from sagellm_engine.core.sequence import SequenceState, SequenceStatus
+from sagellm_engine.core.types import (
+    EngineGauges,
+    EngineRequest,
+    FinishReason,
+    ModelInfo,
+    RequestKey,
+    StepOutput,
+    StepReport,
+    TokenOutput,
+)
+from sagellm_engine.core.validation import validate_request
+from sagellm_engine.kv.pool import PAGE_SIZE, PagePool
+
+
+class EngineCore:
+    """Owns requests, sequences and pages; borrows the runner until `close`.
+
+    All methods are called from one thread. `now` is in seconds on any monotonic clock, the same in every call.
+    Between two steps every page is free, cached or held by a running sequence.
+    """
+
+    def __init__(self, config: EngineConfig, runner: Runner, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Set up an idle engine. `clock` measures the duration of steps."""
+        self.config = config
+        self._runner = runner
+        self._clock = clock
+        self._max_batch_tokens = config.max_batch_tokens or max(runner.max_batch_tokens, config.max_num_seqs)
+        self._pool = PagePool(runner.info.num_pages, prefix_cache=config.prefix_cache)
+        self._running: list[SequenceState] = []
+        self._waiting = WaitingQueue()
+        self._requests = RequestTable()
+        self._deadlines = Deadlines()
+        self._pending: list[TokenOutput] = []
+        self._num_submitted = 0
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model that is served."""
+        return self._runner.info
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """The token budget of a step."""
+        return self._max_batch_tokens
+
+    def submit(self, request: EngineRequest, now: float) -> bool:
+        """Take a request; False if its key is open or has ended already, or a newer epoch of it is open.
+
+        A newer epoch replaces an open older one without a word. Raises InvalidArgument for what cannot be computed,
+        Cancelled when the cancel came first, DeadlineExceeded when it is too late, ResourceExhausted when too many
+        requests wait.
+        """
+        known = self._requests.known(request.key, now)
+        if known is Known.CANCELLED:
+            raise Cancelled("this request was cancelled before it arrived")
+        if known is not Known.NO:
+            return False
+        validate_request(request, self.info)
+        if request.deadline is not None and request.deadline <= now:
+            raise DeadlineExceeded("the deadline was over before the engine got the request")
+        if len(self._waiting) >= self.config.max_waiting:
+            raise ResourceExhausted(f"{len(self._waiting)} sequences wait already")
+        older = self._requests.older_epoch(request.key)
+        if older is not None:
+            self._drop(older, now, Known.ENDED)
+        self._open(request, now)
+        return True
+
+    def cancel(self, key: RequestKey, now: float) -> bool:
+        """End a request and free its pages at once; False if it is not open.
+
+        Its choices' last outputs come with the next step. An unknown key is remembered for 60 s, so that its request
+        is refused should it come later.
+        """
+        entry = self._requests.get(key)
+        if entry is None:
+            if self._requests.known(key, now) is Known.NO:
+                self._requests.end(key, now, Known.CANCELLED)
+            return False
+        for seq in entry.sequences:
+            self._pending.append(self._last_output(seq, FinishReason.CANCELLED))
+        self._drop(key, now, Known.CANCELLED)
+        return True
+
+    def has_work(self) -> bool:
+        """Return whether a step would do anything."""
+        return bool(self._running or self._pending or self._waiting)
+
+    def step(self, now: float) -> StepOutput:
+        """Compute one step and return what it made. Faults of single requests are among the outputs; never raises."""
+        for key in self._deadlines.pop_expired(now):
+            self._fail(key, DeadlineExceeded("the deadline was over before the last token"), now)
+        start = self._clock()
+        plan = plan_step(
+            self._running,
+            self._waiting,
+            self._pool,
+            max_batch_tokens=self._max_batch_tokens,
+            max_num_seqs=self.config.max_num_seqs,
+        )
+        if plan.rows:
+            result = execute_isolated(self._runner, plan.rows)
+            self._commit(plan.rows, result, now)
+        tokens, self._pending = self._pending, []
+        return StepOutput(tokens, _report(plan, self._clock() - start))
+
+    def gauges(self) -> EngineGauges:
+        """Return the state between two steps."""
+        return EngineGauges(
+            pages_total=self._pool.num_pages,
+            pages_free=self._pool.num_free,
+            pages_cached=self._pool.num_cached,
+            waiting=len(self._waiting),
+            running=len(self._running),
+            waiting_tokens=self._waiting.num_tokens(),
+            running_tokens=sum(len(seq.tokens) for seq in self._running),
+        )
+
+    def check_invariants(self) -> None:
+        """Prove that every page is accounted for; raises Internal with the figures if not. To be called when idle."""
+        self._pool.check(self._running)
+        if not self.has_work() and len(self._requests):
+            raise Internal(f"requests {self._requests.keys()[:8]} are open, but nothing works on them")
+
+    def close(self) -> None:
+        """Give back the runner's memory. Open requests get no further output."""
+        self._runner.close()
+
+    def _open(self, request: EngineRequest, now: float) -> None:
+        info, sampling = self.info, request.sampling
+        stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else info.eos_token_ids)
+        sequences = []
+        for choice in range(request.num_choices):
+            if choice in request.finished_choices:
+                continue
+            self._num_submitted += 1
+            sequences.append(
+                SequenceState(
+                    request, choice, stop_ids=stop_ids, max_model_len=info.max_model_len, order=self._num_submitted
+                )
+            )
+        self._requests.open(OpenRequest(request, sequences))
+        if request.deadline is not None:
+            self._deadlines.add(request.deadline, request.key)
+        for seq in list(sequences):
+            finish = _finish_reason(seq) if seq.num_output else None
+            if finish is not None:
+                self._finish(seq, self._last_output(seq, finish), now)
+        if sequences:
+            self._waiting.push(sequences[0])
+        else:
+            self._requests.end(request.key, now)
+
+    def _commit(self, rows: list[SequenceState], result: StepResult, now: float) -> None:
+        pending, token_ids, errors = self._pending, result.token_ids, result.errors
+        for row, seq in enumerate(rows):
+            if errors and row in errors:
+                self._fail_row(seq, errors[row], now)
+                continue
+            if seq.status is not SequenceStatus.RUNNING:
+                continue  # another choice of its request has failed
+            tokens = seq.tokens
+            seq.num_computed += seq.num_scheduled
+            if seq.num_computed % PAGE_SIZE == 0 or seq.num_scheduled > 1:
+                self._pool.index_computed(seq)
+            if seq.num_computed < len(tokens):
+                continue
+            token = token_ids[row]
+            tokens.append(token)
+            finish = None
+            if len(tokens) >= seq.token_limit or token in seq.stop_ids:
+                finish = _finish_reason(seq)
+            output = self._output(seq, token, result, row, finish)
+            if finish is None:
+                pending.append(output)
+            else:
+                self._finish(seq, output, now)
+
+    def _output(
+        self, seq: SequenceState, token: int, result: StepResult, row: int, finish: FinishReason | None
+    ) -> TokenOutput:
+        cached = 0
+        if seq.first_unsent:
+            seq.first_unsent = False
+            cached = min(seq.cached_tokens, seq.num_prompt)
+            self._let_siblings_go(seq)
+        request = seq.request
+        logprobs = (result.logprobs[row],) if row in result.logprobs else None
+        return TokenOutput(
+            request.key,
+            seq.choice,
+            len(seq.tokens) - seq.num_prompt - 1,
+            (token,),
+            logprobs,
+            finish,
+            None,
+            request.group,
+            cached,
+        )
+
+    def _let_siblings_go(self, seq: SequenceState) -> None:
+        """Admit the other choices once the first has prefilled: they find the prompt in the prefix cache."""
+        entry = self._requests.get(seq.request.key)
+        for sibling in entry.sequences if entry is not None else ():
+            if sibling.status is SequenceStatus.HELD:
+                self._waiting.push(sibling)
+
+    def _last_output(self, seq: SequenceState, finish: FinishReason, error: SageError | None = None) -> TokenOutput:
+        return TokenOutput(seq.request.key, seq.choice, seq.num_output, (), None, finish, error, seq.request.group, 0)
+
+    def _finish(self, seq: SequenceState, output: TokenOutput, now: float) -> None:
+        self._pending.append(output)
+        self._retire(seq)
+        entry = self._requests.get(seq.request.key)
+        if entry is not None:
+            entry.sequences.remove(seq)
+            if not entry.sequences:
+                self._requests.end(seq.request.key, now)
+
+    def _fail_row(self, seq: SequenceState, error: SageError, now: float) -> None:
+        """Fail a request for what one of its rows did, and trust none of the pages that the row touched."""
+        pages = list(seq.pages)
+        self._pool.forget(pages)
+        self._fail(seq.request.key, error, now)
+        self._runner.clear_pages(page for page in pages if not self._pool.is_held(page))
+
+    def _fail(self, key: RequestKey, error: SageError, now: float) -> None:
+        entry = self._requests.get(key)
+        if entry is not None:
+            for seq in entry.sequences:
+                self._pending.append(self._last_output(seq, FinishReason.ERROR, error))
+            self._drop(key, now, Known.ENDED)
+
+    def _drop(self, key: RequestKey, now: float, how: Known) -> None:
+        entry = self._requests.get(key)
+        for seq in entry.sequences if entry is not None else ():
+            self._retire(seq)
+        self._requests.end(key, now, how)
+
+    def _retire(self, seq: SequenceState) -> None:
+        if seq.status is SequenceStatus.RUNNING:
+            self._running.remove(seq)
+            self._pool.release(seq)
+        elif seq.status is SequenceStatus.WAITING:
+            self._waiting.remove(seq)
+        seq.status = SequenceStatus.FINISHED
+
+
+def _finish_reason(seq: SequenceState) -> FinishReason | None:
+    """Return why a sequence ends with its last token, if it does."""
+    if seq.tokens[-1] in seq.stop_ids and seq.num_output >= seq.sampling.min_tokens:
+        return FinishReason.STOP
+    return FinishReason.LENGTH if len(seq.tokens) >= seq.token_limit else None
+
+
+def _report(plan: StepPlan, duration_s: float) -> StepReport:
+    return StepReport(
+        duration_s=duration_s,
+        rows=plan.prefill_tokens + plan.decode_seqs,
+        prefill_tokens=plan.prefill_tokens,
+        decode_seqs=plan.decode_seqs,
+        context_tokens=plan.context_tokens,
+        chunk_x_context=plan.chunk_x_context,
+        cached_tokens=plan.cached_tokens,
+        preemptions=plan.preemptions,
+    )

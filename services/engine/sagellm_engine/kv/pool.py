@@ -1,0 +1,126 @@
+"""The page pool: hands out pages, keeps released ones that hold a known prefix, and proves that none is lost."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+from sagellm_common.errors import Internal
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.kv.prefix_index import ROOT, PrefixIndex
+
+PAGE_SIZE = 16
+"""Tokens per page."""
+
+
+class PagePool:
+    """Every page is free, cached (indexed, used by nobody) or held by one or more running sequences.
+
+    Cached pages are taken back least recently used first; of one prefix the last page goes first, because pages are
+    released from the end of a sequence.
+    """
+
+    def __init__(self, num_pages: int, *, prefix_cache: bool = True) -> None:
+        self.num_pages = num_pages
+        self._index = PrefixIndex(PAGE_SIZE)
+        self._prefix_cache = prefix_cache
+        self._free = list(range(num_pages - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._holders = [0] * num_pages
+
+    @property
+    def num_free(self) -> int:
+        """Pages that hold nothing."""
+        return len(self._free)
+
+    @property
+    def num_cached(self) -> int:
+        """Pages that nobody holds and that a matching prompt may use again."""
+        return len(self._cached)
+
+    def admit(self, seq: SequenceState, headroom: int) -> bool:
+        """Give a sequence pages for all its tokens, known prefixes first; False, changing nothing, if too few are left.
+
+        `headroom` pages stay available to the sequences that already run. At least one token is left to compute,
+        since the next one is chosen from its output.
+        """
+        nodes = self._index.match(seq.tokens, len(seq.tokens) - 1)
+        num_new = -(-len(seq.tokens) // PAGE_SIZE) - len(nodes)
+        num_idle = sum(1 for node in nodes if not self._holders[node.page])
+        if len(self._free) + len(self._cached) - num_idle < num_new + headroom:
+            return False
+        for node in nodes:
+            self._hold(node.page)
+        seq.pages = [node.page for node in nodes]
+        seq.pages.extend(self._take() for _ in range(num_new))
+        seq.capacity = len(seq.pages) * PAGE_SIZE
+        seq.num_computed = seq.cached_tokens = len(nodes) * PAGE_SIZE
+        seq.num_indexed = len(nodes)
+        seq.prefix_node = nodes[-1].number if nodes else ROOT
+        return True
+
+    def grow(self, seq: SequenceState) -> bool:
+        """Give a running sequence one more page; False if none is left."""
+        if not self._free and not self._cached:
+            return False
+        seq.pages.append(self._take())
+        seq.capacity += PAGE_SIZE
+        return True
+
+    def index_computed(self, seq: SequenceState) -> None:
+        """Make the pages that a sequence has filled known to later prompts."""
+        if not self._prefix_cache:
+            return
+        for page_number in range(seq.num_indexed, seq.num_computed // PAGE_SIZE):
+            start = page_number * PAGE_SIZE
+            tokens = tuple(seq.tokens[start : start + PAGE_SIZE])
+            seq.prefix_node = self._index.add(seq.prefix_node, tokens, seq.pages[page_number])
+            seq.num_indexed = page_number + 1
+
+    def release(self, seq: SequenceState) -> None:
+        """Take back a sequence's pages; indexed ones that nobody else holds stay cached."""
+        for page in reversed(seq.pages):
+            self._holders[page] -= 1
+            if self._holders[page]:
+                continue
+            if page in self._index:
+                self._cached[page] = None
+            else:
+                self._free.append(page)
+        seq.forget_progress()
+
+    def forget(self, pages: Iterable[int]) -> None:
+        """Make pages unknown to later prompts, because what they hold cannot be trusted."""
+        for page in pages:
+            self._index.remove(page)
+            if page in self._cached:
+                del self._cached[page]
+                self._free.append(page)
+
+    def is_held(self, page: int) -> bool:
+        """Return whether a running sequence holds a page."""
+        return self._holders[page] > 0
+
+    def check(self, running: Iterable[SequenceState]) -> None:
+        """Prove that free + cached + held by running = total; raise Internal with the figures if not."""
+        held = Counter(page for seq in running for page in seq.pages)
+        wrong = [page for page in range(self.num_pages) if self._holders[page] != held[page]]
+        apart = set(self._free).isdisjoint(held) and set(self._cached).isdisjoint(held)
+        total = len(set(self._free)) + len(self._cached) + len(held)
+        if wrong or not apart or total != self.num_pages:
+            raise Internal(
+                f"KV pages do not add up: {len(self._free)} free + {len(self._cached)} cached + {len(held)} held "
+                f"of {self.num_pages}; pages with a wrong number of holders: {wrong[:8]}"
+            )
+
+    def _hold(self, page: int) -> None:
+        if not self._holders[page]:
+            del self._cached[page]
+        self._holders[page] += 1
+
+    def _take(self) -> int:
+        if self._free:
+            page = self._free.pop()
+        else:
+            page, _ = self._cached.popitem(last=False)
+            self._index.remove(page)
+        self._holders[page] = 1
+        return page

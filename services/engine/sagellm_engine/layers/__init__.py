@@ -1,0 +1,1 @@
+"""Linear, norm, rotary: the parts that models are made of."""

@@ -1,0 +1,1 @@
+"""Reading checkpoints: safetensors only, mapped into memory, checked before use."""
