@@ -21,14 +21,18 @@ M = TypeVar("M", bound=Message | Packed)
 
 
 def encode(message: Message | Packed, content_type: str = MSGPACK) -> bytes:
-    """Encode a message; fields that are None are left out of cold messages."""
-    if isinstance(message, Packed):
-        packed: bytes = msgpack.packb(message.to_array())
-        return packed
-    if content_type == JSON:
+    """Encode a message; fields that are None are left out of cold messages. Hot ones are always msgpack.
+
+    Raises InvalidArgument for a number of more than 64 bits.
+    """
+    if content_type == JSON and isinstance(message, Message):
         return message.model_dump_json(exclude_none=True).encode()
-    plain: bytes = msgpack.packb(message.model_dump(mode="python", exclude_none=True))
-    return plain
+    body = message.to_array() if isinstance(message, Packed) else message.model_dump(mode="python", exclude_none=True)
+    try:
+        packed: bytes = msgpack.packb(body)
+    except OverflowError as error:
+        raise InvalidArgument(f"a number in {type(message).__name__} has more than 64 bits") from error
+    return packed
 
 
 def decode(cls: type[M], data: bytes, content_type: str = MSGPACK) -> M:

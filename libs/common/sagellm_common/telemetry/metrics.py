@@ -6,7 +6,6 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from sagellm_common.errors import Unavailable
 
@@ -29,9 +28,7 @@ class _Aliases(Collector):
 
 def _renamed(family: Metric, name: str) -> Metric:
     renamed = Metric(name, family.documentation, family.type, family.unit)
-    renamed.samples = [
-        Sample(name + sample.name.removeprefix(family.name), *tuple(sample)[1:]) for sample in family.samples
-    ]
+    renamed.samples = [s._replace(name=name + s.name.removeprefix(family.name)) for s in family.samples]
     return renamed
 
 
