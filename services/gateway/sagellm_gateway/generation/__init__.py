@@ -1,0 +1,1 @@
+"""Generations: what a client gets for one accepted request, and how text is made of its tokens."""
