@@ -1,0 +1,1 @@
+"""Programs that developers run: set-up, documents, checks."""
