@@ -63,6 +63,14 @@ ASSIGNMENT = Assignment(
     request_id="r1", epoch=1, engine_id="e1", incarnation="i1", leader_epoch=(5, 6), number=3, dispatch_timeout_ms=900.0
 )
 MODEL = ModelInfo(model_id="org/m", path="models/m", size=10, last_used=2.0, tags={"type": "text"})
+CARD = ModelCard(
+    model_id="org/m",
+    path="models/m",
+    architecture="LlamaForCausalLM",
+    max_model_len=2048,
+    vocab_size=4096,
+    eos_token_ids=(2,),
+)
 RECORD = DecisionRecord(
     request_id="r1",
     model="sage-tiny",
@@ -180,17 +188,8 @@ SAMPLES: list[Message | Packed] = [
     ListQuery(tags={"type": "text"}),
     ListReply(models=[MODEL]),
     ModelQuery(model_id="org/m", revision="abc"),
-    ModelReply(
-        model=MODEL,
-        card=ModelCard(
-            model_id="org/m",
-            path="models/m",
-            architecture="LlamaForCausalLM",
-            max_model_len=2048,
-            vocab_size=4096,
-            eos_token_ids=(2,),
-        ),
-    ),
+    ModelReply(model=MODEL, card=CARD),
+    CARD,
     DownloadRequest(model_id="org/m"),
     DownloadReply(status="present", model=MODEL),
     TagRequest(model_id="org/m", tags={"type": "text", "old": None}),
