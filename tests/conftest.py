@@ -9,6 +9,7 @@ import pytest
 from sagellm_common.bus import Bus
 from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
+from support.processes import Services
 
 _deployments = itertools.count()
 
@@ -43,3 +44,11 @@ async def bus(bus_settings: BusSettings) -> AsyncIterator[Bus]:
     connection = await Bus.connect(bus_settings, "test")
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    """Starts real service processes for this test and ends them with it."""
+    started = Services(tmp_path)
+    yield started
+    started.stop()
