@@ -1,0 +1,43 @@
+"""Models of well-known shapes with random weights: speed does not depend on the values."""
+
+from pathlib import Path
+
+WORKLOADS = {"W1": (1, 128, 64), "W2": (8, 128, 64), "W3": (32, 128, 64), "W4": (8, 1024, 8)}
+"""Name → (requests at once, prompt tokens, generated tokens)."""
+
+
+def prompt(index: int, length: int) -> list[int]:
+    """Token ids of one prompt; different for each index, the same in every run."""
+    return [10 + (index * 7919 + position * 104_729) % 14_000 for position in range(length)]
+
+
+def make_smol135(folder: Path, tokenizer_from: Path) -> Path:
+    """Write the shape of a 135M Llama (30 layers of 576, 9 heads, 3 KV heads) as bf16 safetensors.
+
+    The tokenizer's files come from `tokenizer_from`: prompts are token ids, so that it only has to load.
+    """
+    if (folder / "model.safetensors").exists():
+        return folder
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        rope_theta=100000.0,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (tokenizer_from / name).exists():
+            (folder / name).write_bytes((tokenizer_from / name).read_bytes())
+    return folder
