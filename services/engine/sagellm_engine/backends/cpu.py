@@ -1,0 +1,31 @@
+"""The `cpu` backend: plain torch in fp32."""
+
+from importlib.util import find_spec
+
+import torch
+
+from sagellm_engine.backends.memory import free_host_bytes
+from sagellm_engine.backends.torch_loader import load_runner
+from sagellm_engine.backends.torch_runner import TorchRunner
+from sagellm_engine.core.config import EngineConfig
+
+MAX_BATCH_TOKENS = 512
+
+
+def missing() -> str | None:
+    """Return None: torch computes on any processor."""
+    return None if find_spec("torch") is not None else "torch is not installed"
+
+
+def load(config: EngineConfig) -> TorchRunner:
+    """Load a model into memory; bf16 checkpoints are computed in fp32."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    return load_runner(
+        config,
+        backend="cpu",
+        device=torch.device("cpu"),
+        auto_dtype=lambda _: "float32",
+        max_batch_tokens=MAX_BATCH_TOKENS,
+        free_bytes=lambda: int(free_host_bytes() * config.memory_utilization),
+    )

@@ -1,0 +1,100 @@
+"""The runner on torch: lays a step out as tensors, runs the decoder, samples."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sagellm_engine.attention.batch import build_batch
+from sagellm_engine.core.runner import StepResult
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.core.types import ModelInfo
+from sagellm_engine.kv.cache import KvCache
+from sagellm_engine.models.decoder import Decoder
+from sagellm_engine.sampling.sampler import sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchPlace:
+    """Where and how a runner computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    max_batch_tokens: int
+
+
+class TorchRunner:
+    """Owns the decoder and the KV cache."""
+
+    def __init__(self, decoder: Decoder, cache: KvCache, info: ModelInfo, place: TorchPlace) -> None:
+        self.info = info
+        self.max_batch_tokens = place.max_batch_tokens
+        self._decoder: Decoder | None = decoder
+        self._cache: KvCache | None = cache
+        self._place = place
+
+    @torch.inference_mode()
+    def execute(self, rows: Sequence[SequenceState]) -> StepResult:
+        """Compute the rows and sample those that reach their last token."""
+        logits, sampling = self._compute(rows)
+        token_ids = [0] * len(rows)
+        if not sampling:
+            return StepResult(token_ids)
+        sampled = sample(logits, [rows[row] for row in sampling])
+        for row, token in zip(sampling, sampled.token_ids, strict=True):
+            token_ids[row] = token
+        return StepResult(
+            token_ids,
+            logprobs={sampling[i]: entry for i, entry in sampled.logprobs.items()},
+            errors={sampling[i]: error for i, error in sampled.errors.items()},
+        )
+
+    @torch.inference_mode()
+    def all_logits(self, row: SequenceState) -> Tensor:
+        """Return the logits [scheduled tokens, V] of one row: for tests and for scoring."""
+        decoder, cache = self._loaded()
+        return decoder.logits(self._forward([row], decoder, cache))
+
+    @torch.inference_mode()
+    def clear_pages(self, pages: Iterable[int]) -> None:
+        """Set pages to zero."""
+        self._loaded()[1].clear(pages)
+
+    def close(self) -> None:
+        """Let go of weights and pages."""
+        self._decoder = self._cache = None
+
+    def _loaded(self) -> tuple[Decoder, KvCache]:
+        if self._decoder is None or self._cache is None:
+            raise RuntimeError("the runner is closed")
+        return self._decoder, self._cache
+
+    def _compute(self, rows: Sequence[SequenceState]) -> tuple[Tensor, list[int]]:
+        """Return the logits of the rows that sample, and which those are."""
+        decoder, cache = self._loaded()
+        hidden = self._forward(rows, decoder, cache)
+        sampling, last, end = [], [], 0
+        for row, seq in enumerate(rows):
+            end += seq.num_scheduled
+            if seq.samples:
+                sampling.append(row)
+                last.append(end - 1)
+        if not sampling:
+            return hidden, sampling
+        if len(last) != len(hidden):
+            hidden = hidden[torch.tensor(last, device=hidden.device)]
+        return decoder.logits(hidden), sampling
+
+    def _forward(self, rows: Sequence[SequenceState], decoder: Decoder, cache: KvCache) -> Tensor:
+        place = self._place
+        tokens: list[int] = []
+        positions: list[int] = []
+        for seq in rows:
+            start, stop = seq.num_computed, seq.num_computed + seq.num_scheduled
+            tokens.extend(seq.tokens[start:stop])
+            positions.extend(range(start, stop))
+        batch = build_batch(rows, cache.null_page, place.dtype, place.device)
+        return decoder.forward(
+            torch.tensor(tokens, device=place.device), torch.tensor(positions, device=place.device), cache, batch
+        )

@@ -1,0 +1,32 @@
+"""The memory behind the pages: keys and values of every layer."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from sagellm_engine.kv.pool import PAGE_SIZE
+from sagellm_engine.models.config import ModelConfig
+
+
+def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes that one page takes over all layers."""
+    return 2 * config.num_layers * PAGE_SIZE * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+
+class KvCache:
+    """Per layer keys and values [pages + 1, 16, K, D]. The last page is the null page, which stays zero.
+
+    Pages are finite from the start, since what a mask leaves out is still multiplied by zero.
+    """
+
+    def __init__(self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (config.num_layers, 2, num_pages + 1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+        self._data = torch.zeros(shape, dtype=dtype, device=device)
+        self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in self._data]
+        self.null_page = num_pages
+
+    def clear(self, pages: Iterable[int]) -> None:
+        """Set pages to zero."""
+        for page in pages:
+            self._data[:, :, page] = 0
