@@ -1,0 +1,1 @@
+"""The model that ships with sageLLM: its corpus, tokenizer, training and evaluation."""

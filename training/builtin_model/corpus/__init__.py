@@ -1,0 +1,1 @@
+"""A deterministic program that writes the training corpus, one file for each skill."""

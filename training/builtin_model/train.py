@@ -1,0 +1,155 @@
+"""Trains a built-in model: `python -m builtin_model.train sage-tiny --minutes 65 --work DIR`.
+
+The run is bounded by training time, shows its progress, goes on from its checkpoint when started again with the same
+folder, and ends with the exported model and a report. The draft model learns from the finished main model.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from builtin_model.checkpoint import Progress, load_checkpoint, save_checkpoint
+from builtin_model.data import Batch, batches
+from builtin_model.export import export_model, load_model
+from builtin_model.model import Llama
+from builtin_model.optimizer import build_optimizers, set_progress
+from builtin_model.presets import BUILTIN_FOLDER, SHAPES
+from builtin_model.tokenizer import train_tokenizer, write_tokenizer
+
+TOKENS_A_STEP = 8192
+SHORT_ROW, LONG_ROW, LONG_FROM = 512, 1024, 0.7
+SECONDS_BETWEEN_CHECKPOINTS = 120
+
+
+def loss_of(model: Llama, batch: Batch, teacher: Llama | None) -> Tensor:
+    """Weighted mean loss of the next token: cross entropy, or divergence from a teacher (Hinton et al., 2015)."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mask = batch.mask(torch.bfloat16)
+        weights = batch.weights_BT[:, 1:]
+        counted = weights > 0
+        hidden = model.hidden(batch.tokens_BT, mask)[:, :-1][counted]
+        scores = model.logits(hidden).float()
+        if teacher is None:
+            losses = F.cross_entropy(scores, batch.tokens_BT[:, 1:][counted], reduction="none")
+        else:
+            with torch.no_grad():
+                wanted = teacher.logits(teacher.hidden(batch.tokens_BT, mask)[:, :-1][counted]).float()
+            losses = F.kl_div(
+                F.log_softmax(scores, -1), F.log_softmax(wanted, -1), reduction="none", log_target=True
+            ).sum(-1)
+    return (losses * weights[counted]).sum() / weights.sum()
+
+
+def take_step(model: Llama, optimizers: list[Optimizer], batch: Batch, teacher: Llama | None) -> float:
+    """One update of the weights; gives the loss before it."""
+    loss = loss_of(model, batch, teacher)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+class Run:
+    """One training run in one folder."""
+
+    def __init__(self, name: str, minutes: float, work: Path, out: Path) -> None:
+        torch.manual_seed(0)
+        self.name, self.budget_s, self.work, self.out = name, minutes * 60, work, out
+        self.tokenizer = self._tokenizer()
+        self.model = Llama(SHAPES[name])
+        self.optimizers = build_optimizers(self.model)
+        self.checkpoint = work / f"{name}.pt"
+        self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizers)
+        self.teacher = load_model(SHAPES["sage-tiny"], out / "sage-tiny") if name.endswith("draft") else None
+
+    def _tokenizer(self) -> Tokenizer:
+        folder = self.out / "sage-tiny"
+        if not (folder / "tokenizer.json").exists():
+            write_tokenizer(train_tokenizer(), folder)
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def train(self) -> None:
+        """Trains until the time is spent: short rows first, then long ones."""
+        with tqdm(total=round(self.budget_s), initial=round(self.progress.seconds), unit="s") as bar:
+            for row_length, until in ((SHORT_ROW, LONG_FROM), (LONG_ROW, 1.0)):
+                if self.progress.seconds < until * self.budget_s:
+                    self._train_phase(row_length, until * self.budget_s, bar)
+        self._save()
+
+    def _train_phase(self, row_length: int, until_s: float, bar: "tqdm[None]") -> None:
+        state, saved_s = self.progress, self.progress.seconds
+        stream = batches(self.tokenizer, "train", state.shard + 1, row_length, TOKENS_A_STEP // row_length)
+        began = time.monotonic() - state.seconds
+        for shard, batch in stream:
+            set_progress(self.optimizers, state.seconds / self.budget_s)
+            loss = take_step(self.model, self.optimizers, batch, self.teacher)
+            state.loss = loss if state.steps == 0 else 0.98 * state.loss + 0.02 * loss
+            state.steps, state.shard = state.steps + 1, shard
+            state.tokens += int((batch.documents_BT > 0).sum())
+            state.seconds = time.monotonic() - began
+            self._show(bar)
+            if state.seconds - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
+                self._save()
+                saved_s = state.seconds
+            if state.seconds >= until_s:
+                return
+
+    def _show(self, bar: "tqdm[None]") -> None:
+        state = self.progress
+        bar.n = min(round(state.seconds), round(self.budget_s))
+        bar.set_postfix(step=state.steps, loss=f"{state.loss:.3f}", Mtok=f"{state.tokens / 1e6:.2f}", refresh=False)
+        bar.update(0)
+        if state.steps % 50 == 0:
+            with (self.work / f"{self.name}.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(vars(state)) + "\n")
+
+    def _save(self) -> None:
+        save_checkpoint(self.checkpoint, self.model, self.optimizers, self.progress)
+        export_model(self.model, self.tokenizer, self.work / self.name)
+
+    def finish(self) -> Progress:
+        """Puts the model in its place and writes the report."""
+        folder = self.out / self.name
+        export_model(self.model, self.tokenizer, folder)
+        report = {
+            "model": self.name,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "tokens": self.progress.tokens,
+            "steps": self.progress.steps,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "final_loss": round(self.progress.loss, 4),
+            "threads": torch.get_num_threads(),
+        }
+        (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(report, indent=2))
+        return self.progress
+
+
+def main() -> None:
+    """Reads the command line and trains."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(SHAPES))
+    parser.add_argument("--minutes", type=float, default=65.0, help="training time in all, resumed runs included")
+    parser.add_argument("--work", type=Path, default=Path("build/builtin_model"), help="checkpoints and logs")
+    parser.add_argument("--out", type=Path, default=BUILTIN_FOLDER, help="where the finished model goes")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    run = Run(options.name, options.minutes, options.work, options.out)
+    run.train()
+    run.finish()
+
+
+if __name__ == "__main__":
+    main()
