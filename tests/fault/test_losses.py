@@ -1,0 +1,161 @@
+"""A process dies in the middle of a stream: the stream goes on, with the same tokens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from sagellm_common.bus import Bus
+from sagellm_common.contracts.policy import Leader
+from sagellm_common.nats_server import NatsServer
+from sagellm_common.settings import BusSettings
+from support.stack import LocalStack
+from support.wait import eventually, eventually_async
+
+TOKENS = 600
+PROMPT = list(range(10, 42))
+
+
+class Stream:
+    """One greedy stream of TOKENS tokens, read in the background."""
+
+    def __init__(self, url: str) -> None:
+        self.text, self.chunks, self.finish = "", 0, ""
+        self._client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=60)
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for chunk in await self._open():
+            for choice in chunk.choices:
+                self.text += choice.text
+                self.chunks += 1
+                self.finish = choice.finish_reason or self.finish
+
+    async def _open(self) -> AsyncIterator[openai.types.Completion]:
+        return await self._client.completions.create(
+            model="mock-model",
+            prompt=PROMPT,
+            max_tokens=TOKENS,
+            temperature=0,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+
+    async def progressed(self, chunks: int) -> None:
+        """Return once so many chunks have come."""
+        await eventually(lambda: self.chunks >= chunks or self._task.done(), what=f"{chunks} chunks")
+        if self._task.done():
+            self._task.result()
+
+    async def end(self) -> str:
+        """Return the whole text."""
+        try:
+            await asyncio.wait_for(self._task, 40)
+        finally:
+            await self._client.close()
+        return self.text
+
+
+async def _undisturbed(stack: LocalStack) -> str:
+    return await Stream(stack.url).end()
+
+
+async def _serving(bus: Bus, stack: LocalStack) -> str:
+    """The engine that now runs a request, by the gauges of its reports."""
+    from sagellm_common.contracts.reports import EngineReport
+
+    found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def seen(report: EngineReport, received: object) -> None:
+        if report.gauges.running and not found.done():
+            found.set_result(report.engine_id)
+
+    subscription = await bus.subscribe(bus.settings.subjects.engine_metrics("*"), EngineReport, seen)
+    try:
+        return await asyncio.wait_for(found, 5)
+    finally:
+        await subscription.unsubscribe()
+
+
+async def test_an_engine_dies_and_another_continues_the_same_stream(broken_stack: LocalStack, bus: Bus) -> None:
+    """The engine that serves is killed mid-stream; another of its kind continues with the same greedy tokens."""
+    broken_stack.start_rest()
+    broken_stack.start_scheduler("s1")
+    for engine_id in ("e1", "e2"):
+        broken_stack.start_engine(engine_id)
+    await broken_stack.ready(engines=2)
+    expected = await _undisturbed(broken_stack)
+    stream = Stream(broken_stack.url)
+    await stream.progressed(50)
+    broken_stack.engines[await _serving(bus, broken_stack)].kill()
+    assert await stream.end() == expected
+    assert stream.finish == "length"
+
+
+async def test_the_leading_scheduler_dies_and_no_token_is_lost(broken_stack: LocalStack, bus: Bus) -> None:
+    """Two schedulers run, the leader is killed mid-stream: the stream ends whole, the other leads within 3 s."""
+    broken_stack.start_rest()
+    for scheduler_id in ("s1", "s2"):
+        broken_stack.start_scheduler(scheduler_id)
+    broken_stack.start_engine("e1")
+    await broken_stack.ready()
+    expected = await _undisturbed(broken_stack)
+    bucket = await bus.bucket(bus.settings.subjects.bucket("leader"), ttl_s=2)
+    entry = await bucket.get(Leader, "scheduler")
+    assert entry is not None
+    old = entry[0].scheduler_id
+    stream = Stream(broken_stack.url)
+    await stream.progressed(50)
+    broken_stack.schedulers[old].kill()
+    died_at = asyncio.get_running_loop().time()
+
+    async def taken_over() -> bool:
+        now = await bucket.get(Leader, "scheduler")
+        return now is not None and now[0].scheduler_id != old
+
+    await eventually_async(taken_over, 5)
+    assert asyncio.get_running_loop().time() - died_at < 3.0
+    assert await stream.end() == expected
+    assert await _undisturbed(broken_stack) == expected
+
+
+async def test_nats_restarts_and_the_stream_goes_on(tmp_path: Path) -> None:
+    """nats-server is killed and started again mid-stream: every token arrives, once."""
+    server = NatsServer(tmp_path / "nats")
+    server.start()
+    stack = LocalStack(BusSettings(nats_url=server.url), tmp_path)
+    try:
+        stack.start_rest()
+        stack.start_scheduler("s1")
+        stack.start_engine("e1", mock_step_ms=5.0)
+        await stack.ready()
+        expected = await _undisturbed(stack)
+        stream = Stream(stack.url)
+        await stream.progressed(50)
+        server.kill()
+        server.start()
+        assert await stream.end() == expected
+        assert await _undisturbed(stack) == expected
+    finally:
+        stack.stop()
+        server.stop()
+
+
+async def test_a_registry_or_engine_that_is_gone_leaves_a_typed_error(broken_stack: LocalStack, bus: Bus) -> None:
+    """With its only engine stopped, a request ends in a typed error; when one is back, requests are served."""
+    broken_stack.start_rest()
+    broken_stack.start_scheduler("s1", max_queue_time_s=1.0)
+    engine = broken_stack.start_engine("e1")
+    await broken_stack.ready()
+    expected = await _undisturbed(broken_stack)
+    engine.terminate()
+    assert await engine.wait() == 0
+    async with openai.AsyncOpenAI(base_url=f"{broken_stack.url}/v1", api_key="x", max_retries=0) as client:
+        with pytest.raises(openai.APIStatusError, match="engine|model") as caught:
+            await client.completions.create(model="mock-model", prompt=PROMPT, max_tokens=4)
+    assert caught.value.status_code in (404, 503)
+    broken_stack.start_engine("e2")
+    await broken_stack.ready()
+    assert await _undisturbed(broken_stack) == expected
