@@ -153,7 +153,7 @@ async def test_a_registry_or_engine_that_is_gone_leaves_a_typed_error(broken_sta
     engine.terminate()
     assert await engine.wait() == 0
     async with openai.AsyncOpenAI(base_url=f"{broken_stack.url}/v1", api_key="x", max_retries=0) as client:
-        with pytest.raises(openai.APIStatusError, match="engine|model") as caught:
+        with pytest.raises(openai.APIStatusError, match=r"engine|model") as caught:
             await client.completions.create(model="mock-model", prompt=PROMPT, max_tokens=4)
     assert caught.value.status_code in (404, 503)
     broken_stack.start_engine("e2")
