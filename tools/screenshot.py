@@ -4,6 +4,7 @@ python -m tools.screenshot docs/images/run.svg "make run" --until "Ctrl-C"
 """
 
 import argparse
+import io
 import re
 import subprocess
 import time
@@ -20,7 +21,7 @@ def _tmux(*arguments: str) -> str:
 
 
 def record(command: str, until: str, columns: int, rows: int, timeout_s: float) -> str:
-    """Run `command` until `until` (a pattern) is on the screen; return the screen with its colours, then press Ctrl-C."""
+    """Run `command` until the pattern `until` is on the screen, return the screen in colour, press Ctrl-C."""
     _tmux("new-session", "-d", "-s", SESSION, "-x", str(columns), "-y", str(rows), "PS1='$ ' bash --norc")
     try:
         _tmux("send-keys", "-t", SESSION, "clear; " + command, "Enter")
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=120)
     args = parser.parse_args()
     screen = record(args.command, args.until, args.columns, args.rows, args.timeout).rstrip()
-    console = Console(record=True, width=args.columns, file=open("/dev/null", "w"))  # noqa: SIM115  # lives as long as we do
+    console = Console(record=True, width=args.columns, file=io.StringIO())
     console.print(Text.from_ansi(screen))
     args.target.parent.mkdir(parents=True, exist_ok=True)
     args.target.write_text(console.export_svg(title=args.command))
