@@ -1,0 +1,220 @@
+"""Open requests on their way: queued, placed on an engine, withdrawn, given up."""
+
+from sagellm_common.contracts.base import LeaderEpoch
+from sagellm_common.contracts.events import RequestEvent
+from sagellm_common.contracts.scheduling import Assignment, Notice, Submit
+from sagellm_common.errors import DeadlineExceeded, ResourceExhausted, SageError, Unavailable
+from sagellm_scheduler.core import records
+from sagellm_scheduler.core.actions import Action, Assign, Notify, PublishRecord
+from sagellm_scheduler.core.config import CoreConfig
+from sagellm_scheduler.core.estimates import AnswerLengths, ServiceRate, age_s, num_seqs
+from sagellm_scheduler.core.fleet import Fleet
+from sagellm_scheduler.core.placement import Blocked, Placed, place
+from sagellm_scheduler.core.queues import Queues
+from sagellm_scheduler.core.requests import Ended, Request, RequestBook, State
+from sagellm_scheduler.core.reservations import Reservation
+from sagellm_scheduler.core.timers import Limit, Timers
+
+
+class Dispatcher:
+    """Owns the open requests and their queues; what it wants done is appended to `actions`.
+
+    Every open request is in exactly one place: a queue, the parking place, or assigned with its load reserved on one
+    engine until it is released, acknowledged and ended, or expired.
+    """
+
+    def __init__(self, config: CoreConfig, fleet: Fleet) -> None:
+        self.config = config
+        self.fleet = fleet
+        self.book = RequestBook()
+        self.queues = Queues(config.queue)
+        self.router = config.router
+        self.rate = ServiceRate()
+        self.leader_epoch: LeaderEpoch = (0, 0)
+        self.actions: list[Action] = []
+        self._lengths = AnswerLengths()
+        self._timers = Timers()
+        self._count = 0
+
+    # a request begins
+
+    def open(self, submit: Submit, now: float, *, former: Request | None = None, is_partial: bool = False) -> Request:
+        """Make a request the open one of its id; a former epoch must have been withdrawn."""
+        self._count += 1
+        arrival = now - age_s(submit)
+        queued_at = arrival if submit.epoch == 0 else now
+        request = Request(submit, arrival, queued_at, self._count, is_partial=is_partial)
+        if former is not None:
+            request.decisions, request.is_partial = former.decisions, former.is_partial
+        self.book.open(request)
+        return request
+
+    def enqueue(self, request: Request, now: float) -> None:
+        """Let a request wait for an engine; it is placed by the next `dispatch`."""
+        request.position = self.queues.num_waiting(request.submit.model)
+        self.queues.put(request)
+        self._timers.set(max(now, request.queued_at + self.config.max_queue_time_s), Limit.QUEUE_TIME, request)
+        deadline_ms = request.submit.slo.deadline_ms
+        if deadline_ms is not None:
+            self._timers.set(max(now, request.arrival + deadline_ms / 1e3), Limit.DEADLINE, request)
+
+    # a request is placed
+
+    def dispatch(self, model: str, now: float) -> None:
+        """Place requests of a model in the order of the queue, until the queue is empty or its head has no room."""
+        while (request := self.queues.head(model)) is not None:
+            tokens = self._lengths.kv_tokens(request.submit)
+            placed = place(request.submit, tokens, self.fleet, self.router)
+            if placed is Blocked.BUSY:
+                request.parked_since = None
+                return
+            if isinstance(placed, Placed):
+                self.queues.take_out(request)
+                self._assign(request, placed, tokens, now)
+            else:
+                self._park(request, now)
+
+    def dispatch_all(self, now: float) -> None:
+        """Try every queue."""
+        for model in self.queues.models():
+            self.dispatch(model, now)
+
+    def _park(self, request: Request, now: float) -> None:
+        self.queues.park(request)
+        if request.parked_since is None:
+            request.parked_since = now
+            self._timers.set(now + self.config.no_engine_timeout_s, Limit.NO_ENGINE, request)
+
+    def _assign(self, request: Request, placed: Placed, tokens: int, now: float) -> None:
+        engine = placed.engine
+        assignment = Assignment(
+            request_id=request.request_id,
+            epoch=request.epoch,
+            engine_id=engine.engine_id,
+            incarnation=engine.incarnation,
+            leader_epoch=self.leader_epoch,
+            number=self.fleet.take_turn(engine),
+            dispatch_timeout_ms=self.config.dispatch_timeout_s * 1e3,
+        )
+        self.settle(request, assignment, now, tokens)
+        self.rate.served(now)
+        self._note(request, placed, assignment, now)
+        model, gateway_id = request.submit.model, request.submit.gateway_id
+        self.actions.append(Assign(gateway_id, assignment, model, now - request.queued_at))
+        self.actions.append(PublishRecord(records.open_record(request), merge=request.is_partial))
+
+    def _note(self, request: Request, placed: Placed, assignment: Assignment, now: float) -> None:
+        request.decisions = [
+            *request.decisions,
+            records.decision(
+                request,
+                placed,
+                self.config,
+                leader_epoch=self.leader_epoch,
+                number=assignment.number,
+                queue_policy=self.queues.policy.name,
+                router=self.router.name,
+                now=now,
+            ),
+        ]
+
+    def settle(self, request: Request, assignment: Assignment, now: float, tokens: int | None = None) -> None:
+        """Count a request as running where it was assigned, by us or by an earlier leader."""
+        request.assignment, request.state = assignment, State.ASSIGNED
+        engine = self.fleet.get(assignment.engine_id)
+        if engine is None or engine.incarnation != assignment.incarnation or engine.is_lost:
+            return
+        reservation = Reservation(
+            request_id=request.request_id,
+            mark=(assignment.leader_epoch, assignment.number),
+            seqs=num_seqs(request.submit),
+            tokens=self._lengths.kv_tokens(request.submit) if tokens is None else tokens,
+            expires_at=now + self.config.dispatch_timeout_s,
+        )
+        self.fleet.reserve(engine, reservation)
+
+    def repeat(self, request: Request, now: float) -> None:
+        """Publish the assignment of a request once more, and reserve again what may have expired."""
+        assignment = request.assignment
+        if assignment is None:
+            return
+        engine = self.fleet.get(assignment.engine_id)
+        if engine is not None and not engine.reservations.holds(request.request_id):
+            self.settle(request, assignment, now)
+        gateway_id, model = request.submit.gateway_id, request.submit.model
+        self.actions.append(Assign(gateway_id, assignment, model, now - request.queued_at, is_repeat=True))
+
+    # a request ends
+
+    def withdraw(self, request: Request) -> None:
+        """Take a request from wherever it is and free what it has reserved."""
+        self.queues.take_out(request)
+        if request.assignment is not None:
+            self.fleet.release(request.assignment.engine_id, request.request_id)
+        request.state = State.CLOSED
+
+    def end(self, event: RequestEvent, now: float) -> None:
+        """A gateway has closed a request: free it, learn from it, complete its record."""
+        request = self.book.close(event.request_id, Ended(event.epoch, now))
+        if request is None:
+            return
+        self.withdraw(request)
+        if event.phase == "finished" and event.completion_tokens is not None:
+            choices = num_seqs(request.submit)
+            self._lengths.observe(request.submit.model, event.completion_tokens // choices)
+        self.actions.append(PublishRecord(records.ended_record(request, event), merge=request.is_partial))
+
+    def drop(self, request: Request) -> None:
+        """Forget a request that its gateway does not have open, or whose gateway is gone; it may come again."""
+        self.book.forget(request.request_id)
+        self.withdraw(request)
+
+    def give_up(self, request: Request, error: SageError, now: float) -> None:
+        """Reject a request that has waited in vain, and tell its gateway."""
+        self.book.close(request.request_id, Ended(request.epoch, now, error))
+        self.withdraw(request)
+        notice = Notice(kind="rejected", request_id=request.request_id, epoch=request.epoch, error=error.to_dict())
+        self.actions.append(Notify(request.submit.gateway_id, notice))
+        record = records.rejected_record(request.submit, request.decisions, error)
+        self.actions.append(PublishRecord(record, merge=request.is_partial))
+
+    def expire(self, now: float) -> None:
+        """Give up the requests that have waited too long."""
+        for limit, request in self._timers.due(now):
+            if limit is Limit.DEADLINE:
+                self.give_up(request, DeadlineExceeded("the deadline passed while the request was queued"), now)
+            elif limit is Limit.QUEUE_TIME:
+                self.give_up(request, self._waited_too_long(request, now), now)
+            elif self._has_missed_engines(request, now):
+                self.give_up(request, self._no_engine(request), now)
+
+    def _waited_too_long(self, request: Request, now: float) -> SageError:
+        waiting = self.queues.num_waiting(request.submit.model)
+        return ResourceExhausted(
+            f"no engine had room for {self.config.max_queue_time_s:g} s",
+            retry_after_s=self.rate.retry_after_s(waiting, now),
+        )
+
+    def _has_missed_engines(self, request: Request, now: float) -> bool:
+        since = request.parked_since
+        return (
+            request.state is State.PARKED
+            and since is not None
+            and now - since >= self.config.no_engine_timeout_s - 1e-6
+        )
+
+    def _no_engine(self, request: Request) -> SageError:
+        reasons = [
+            f"{e.engine_id}: {e.why_not_ready() or 'too small'}" for e in self.fleet.serving(request.submit.model)
+        ]
+        why = "; ".join(reasons[:4]) or "none is registered any more"
+        return Unavailable(f"no engine of {request.submit.model!r} could take the request ({why})", retry_after_s=2.0)
+
+    def clear(self) -> None:
+        """Forget all requests, as leadership begins or ends."""
+        for request in self.book:
+            request.state = State.CLOSED
+        self.book.clear()
+        self.queues.clear()
+        self._timers.clear()
+        self.fleet.start_over()

@@ -1,0 +1,178 @@
+"""All engines: who is registered, who is heard of, how loaded each is."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.reports import EngineReport
+from sagellm_scheduler.core.columns import Columns
+from sagellm_scheduler.core.config import CoreConfig
+from sagellm_scheduler.core.engine import Engine
+from sagellm_scheduler.core.reservations import Reservation, Reservations
+from sagellm_scheduler.routing.rendezvous import stable_hash
+
+Slots = NDArray[np.intp]
+
+
+class Fleet:
+    """The engines by id. Every change of an engine is written through to its slot in `columns`."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        self._config = config
+        self.columns = Columns()
+        self._engines: dict[str, Engine] = {}
+        self._by_slot: dict[int, Engine] = {}
+        self._slots: dict[str, Slots] = {}
+        self._turn = 0
+        self.ignored_reports = 0
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(list(self._engines.values()))
+
+    def get(self, engine_id: str) -> Engine | None:
+        return self._engines.get(engine_id)
+
+    def at(self, slot: int) -> Engine:
+        return self._by_slot[slot]
+
+    def models(self) -> list[str]:
+        """Every model that an engine serves or has lately served, sorted."""
+        return sorted({model for engine in self._engines.values() for model in engine.registration.models})
+
+    def serving(self, model: str) -> list[Engine]:
+        """All engines of a model, ready or not."""
+        return [self._by_slot[int(slot)] for slot in self.slots(model)]
+
+    def slots(self, model: str) -> Slots:
+        """Slots of the engines that serve a model, shape [n]; the same array until a registration changes."""
+        slots = self._slots.get(model)
+        if slots is None:
+            found = [engine.slot for engine in self._engines.values() if model in engine.registration.models]
+            slots = self._slots[model] = np.array(found, np.intp)
+        return slots
+
+    # what engines say
+
+    def register(self, registration: EngineRegistration, now: float) -> Engine | None:
+        """Take a registration; returns the former incarnation, which is lost, if there was one."""
+        known = self._engines.get(registration.engine_id)
+        former = known if known is not None and known.incarnation != registration.incarnation else None
+        if former is not None:
+            self._remove(former)
+        if known is None or former is not None:
+            self._add(Engine(registration, self.columns.take(), since=now))
+        else:
+            known.registration, known.is_registered = registration, True
+            self.refresh(known)
+        self._slots.clear()
+        return former
+
+    def unregister(self, engine_id: str) -> None:
+        """The registration is gone: nothing more is given to the engine; only silence makes it lost."""
+        engine = self._engines.get(engine_id)
+        if engine is not None:
+            engine.is_registered = False
+            self.refresh(engine)
+
+    def report(self, report: EngineReport, now: float) -> Engine | None:
+        """Take a report; returns its engine, or None for an unknown incarnation or a report overtaken by a newer."""
+        engine = self._engines.get(report.engine_id)
+        if engine is None or engine.incarnation != report.incarnation or _is_overtaken(engine, report):
+            self.ignored_reports += 1
+            return None
+        engine.report, engine.heard_at = report, now
+        engine.is_lost = engine.is_stale = False
+        if len(report.leader_epoch) == 2:
+            engine.seen = ((report.leader_epoch[0], report.leader_epoch[1]), report.last_assignment)
+            engine.reservations.acknowledge(engine.seen)
+        self.refresh(engine)
+        return engine
+
+    # what time does
+
+    def silent(self, now: float, watching_since: float) -> list[Engine]:
+        """Declare lost, and return, the engines unheard for a whole timeout in which we could have heard them."""
+        lost = [engine for engine in self._engines.values() if self._is_silent(engine, now, watching_since)]
+        for engine in lost:
+            engine.is_lost = True
+            engine.reservations = Reservations()
+            self.refresh(engine)
+        return lost
+
+    def age(self, now: float) -> list[Engine]:
+        """Mark old reports as stale, free what was never acknowledged, forget the long gone; returns what changed."""
+        changed = []
+        for engine in self:
+            went_stale = not engine.is_stale and self._silence(engine, now) > self._config.stale_after_s
+            if went_stale or engine.reservations.has_unseen():
+                engine.is_stale = engine.is_stale or went_stale
+                engine.reservations.expire(now)
+                self.refresh(engine)
+                changed.append(engine)
+            if not engine.is_registered and self._silence(engine, now) > self._config.remember_engine_s:
+                self._remove(engine)
+                self._slots.clear()
+        return changed
+
+    def _is_silent(self, engine: Engine, now: float, watching_since: float) -> bool:
+        waited = now - max(engine.since if engine.heard_at is None else engine.heard_at, watching_since)
+        return not engine.is_lost and waited >= self._config.engine_timeout_s
+
+    def _silence(self, engine: Engine, now: float) -> float:
+        return now - (engine.since if engine.heard_at is None else engine.heard_at)
+
+    # what we decide
+
+    def reserve(self, engine: Engine, reservation: Reservation) -> None:
+        """Count a request as load of the engine at once, unless the engine has already reported it as seen."""
+        engine.reservations.add(reservation, seen=reservation.mark <= engine.seen)
+        self.refresh(engine)
+
+    def release(self, engine_id: str, request_id: str) -> None:
+        """Free what a request has reserved on an engine, if anything."""
+        engine = self._engines.get(engine_id)
+        if engine is not None:
+            engine.reservations.release(request_id)
+            self.refresh(engine)
+
+    def take_turn(self, engine: Engine) -> int:
+        """Note that the engine has been chosen; returns the number of the assignment."""
+        self._turn += 1
+        self.columns.last_turn[engine.slot] = self._turn
+        number = engine.next_number
+        engine.next_number += 1
+        return number
+
+    def start_over(self) -> None:
+        """Forget all reservations and number assignments from 1, as leadership begins or ends."""
+        for engine in self._engines.values():
+            engine.reservations, engine.next_number = Reservations(), 1
+            self.refresh(engine)
+
+    # columns
+
+    def refresh(self, engine: Engine) -> None:
+        """Write an engine's figures into its slot."""
+        columns, slot = self.columns, engine.slot
+        columns.ready[slot] = engine.is_ready
+        columns.seqs[slot] = engine.seqs()
+        columns.tokens[slot] = engine.tokens()
+        columns.max_seqs[slot] = max(1, engine.registration.max_num_seqs)
+        columns.total_tokens[slot] = max(1, engine.total_tokens)
+        columns.max_context[slot] = engine.max_context
+        columns.is_spare[slot] = engine.registration.role == "prefill"
+
+    def _add(self, engine: Engine) -> None:
+        self._engines[engine.engine_id] = self._by_slot[engine.slot] = engine
+        self.columns.hashes[engine.slot] = np.uint64(stable_hash(engine.engine_id))
+        self.refresh(engine)
+
+    def _remove(self, engine: Engine) -> None:
+        del self._engines[engine.engine_id], self._by_slot[engine.slot]
+        self.columns.give_back(engine.slot)
+
+
+def _is_overtaken(engine: Engine, report: EngineReport) -> bool:
+    return engine.report is not None and report.number <= engine.report.number

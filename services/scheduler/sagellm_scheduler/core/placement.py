@@ -1,0 +1,149 @@
+"""Which engine takes the request at the head of a queue."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagellm_common.contracts.decisions import Candidate
+from sagellm_common.contracts.scheduling import Submit
+from sagellm_scheduler.core.engine import Engine
+from sagellm_scheduler.core.estimates import context_tokens
+from sagellm_scheduler.core.fleet import Fleet, Slots
+from sagellm_scheduler.routing.router import Candidates, Choice, Router
+
+Mask = NDArray[np.bool_]
+MAX_LISTED = 8
+
+
+class Blocked(Enum):
+    """Why a request cannot be placed now."""
+
+    BUSY = "engines could run it and have no room: those behind it wait too, so that a large prompt is not starved"
+    NO_ENGINE = "no engine that could run it is ready: those behind it may go"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The chosen engine, why, and what it was compared with."""
+
+    engine: Engine
+    reason: str
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class _Views:
+    """Masks over the engines of a model, shape [n] each."""
+
+    slots: Slots
+    able: Mask
+    room: Mask
+    load: NDArray[np.float64]
+
+
+def place(submit: Submit, kv_tokens: int, fleet: Fleet, router: Router) -> Placed | Blocked:
+    """Choose an engine by the router among those that are able and have room; roles and failures only narrow them.
+
+    Able: serves the model, is ready, holds the context, and has not failed this request (unless all others have
+    too). Engines of the prefill role run whole requests only where no other has room.
+    """
+    views = _views(submit, kv_tokens, fleet)
+    if not views.able.any():
+        return Blocked.NO_ENGINE
+    open_ = _narrow(views.room, ~fleet.columns.is_spare[views.slots])
+    if not open_.any():
+        return Blocked.BUSY
+    chosen = np.flatnonzero(open_)
+    slots = views.slots[chosen]
+    offered = Candidates(
+        _Ids(fleet, slots), views.load[chosen], fleet.columns.last_turn[slots], fleet.columns.hashes[slots]
+    )
+    choice = _choose(submit, offered, router)
+    picked = int(chosen[choice.index])
+    engine = fleet.at(int(views.slots[picked]))
+    reason = f"{router.name}: {choice.reason}{_caveat(submit, engine)}"
+    return Placed(engine, reason, _listed(submit, fleet, views, picked))
+
+
+def _choose(submit: Submit, offered: Candidates, router: Router) -> Choice:
+    """Ask the router; one that fails costs its choice, not the request."""
+    try:
+        choice = router.choose(submit, offered)
+        if 0 <= choice.index < len(offered):
+            return choice
+        fault = f"chose number {choice.index} of {len(offered)}"
+    except Exception as error:  # a router may be anybody's plug-in
+        fault = f"failed with {type(error).__name__}: {error}"
+    return Choice(offered.least_loaded(), f"the router {fault}; least loaded instead")
+
+
+def _views(submit: Submit, kv_tokens: int, fleet: Fleet) -> _Views:
+    columns, slots = fleet.columns, fleet.slots(submit.model)
+    seqs, max_seqs = columns.seqs[slots], columns.max_seqs[slots]
+    tokens, total = columns.tokens[slots], columns.total_tokens[slots]
+    able = columns.ready[slots] & (columns.max_context[slots] > context_tokens(submit))
+    if submit.failed_engines:
+        failed = [engine.slot for name in submit.failed_engines if (engine := fleet.get(name))]
+        able = _narrow(able, ~np.isin(slots, failed))
+    room = able & (seqs < max_seqs) & ((tokens + kv_tokens <= total) | (seqs == 0))
+    return _Views(slots, able, room, seqs / max_seqs + tokens / total)
+
+
+def _narrow(mask: Mask, preferred: Mask) -> Mask:
+    """Return what of `mask` is preferred, or `mask` itself if nothing is."""
+    both = mask & preferred
+    return both if both.any() else mask
+
+
+class _Ids:
+    """Engine ids by candidate index, looked up only when a router asks."""
+
+    def __init__(self, fleet: Fleet, slots: Slots) -> None:
+        self._fleet, self._slots = fleet, slots
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, index: int) -> str:
+        return self._fleet.at(int(self._slots[index])).engine_id
+
+
+def _caveat(submit: Submit, engine: Engine) -> str:
+    if engine.engine_id in submit.failed_engines:
+        return "; it has failed this request before, and no other engine is ready"
+    return ""
+
+
+def _listed(submit: Submit, fleet: Fleet, views: _Views, picked: int) -> list[Candidate]:
+    """List the chosen engine, the next best, and some that were excluded, with why."""
+    rivals = np.flatnonzero(views.room)
+    if len(rivals) > MAX_LISTED:
+        rivals = rivals[np.argpartition(views.load[rivals], MAX_LISTED)[:MAX_LISTED]]
+    rivals = rivals[np.argsort(views.load[rivals], kind="stable")]
+    indices = [picked, *(int(index) for index in rivals if index != picked)]
+    indices += [int(index) for index in np.flatnonzero(~views.room)[:MAX_LISTED]]
+    return [_candidate(submit, fleet.at(int(views.slots[i])), float(views.load[i]), views, i) for i in indices]
+
+
+def _candidate(submit: Submit, engine: Engine, load: float, views: _Views, index: int) -> Candidate:
+    gauges = engine.report.gauges if engine.report else None
+    return Candidate(
+        engine_id=engine.engine_id,
+        load=round(load, 4),
+        running=gauges.running if gauges else 0,
+        waiting=gauges.waiting if gauges else 0,
+        reserved=engine.reservations.seqs if engine.is_stale else engine.reservations.unseen_seqs,
+        excluded=None if views.room[index] else _why_excluded(submit, engine, bool(views.able[index])),
+    )
+
+
+def _why_excluded(submit: Submit, engine: Engine, is_able: bool) -> str:
+    if not engine.is_ready:
+        return engine.why_not_ready()
+    if is_able:
+        return "no room"
+    if engine.engine_id in submit.failed_engines:
+        return "has failed this request before"
+    return f"holds {engine.max_context} tokens only"

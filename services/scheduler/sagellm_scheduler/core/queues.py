@@ -1,0 +1,80 @@
+"""The queues of all models, and the requests that are set aside until an engine is ready."""
+
+from collections.abc import Iterator
+
+from sagellm_scheduler.core.requests import Request, State
+from sagellm_scheduler.queueing.policy import QueuePolicy
+from sagellm_scheduler.queueing.queue import RequestQueue
+
+
+class Queues:
+    """One queue per model, so that no model waits behind another."""
+
+    def __init__(self, policy: QueuePolicy) -> None:
+        self.policy = policy
+        self._queues: dict[str, RequestQueue] = {}
+        self._parked: dict[str, dict[str, Request]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values())) + sum(map(len, self._parked.values()))
+
+    def models(self) -> list[str]:
+        """Models for which something is queued."""
+        return [model for model, queue in self._queues.items() if queue]
+
+    def num_waiting(self, model: str) -> int:
+        return len(self._queues.get(model, ())) + len(self._parked.get(model, ()))
+
+    def put(self, request: Request) -> None:
+        """Queue a request under its policy's key."""
+        request.state = State.QUEUED
+        self._of(request.submit.model).push(request)
+
+    def head(self, model: str) -> Request | None:
+        """Return the request that goes next for a model."""
+        queue = self._queues.get(model)
+        return queue.peek() if queue is not None else None
+
+    def take_out(self, request: Request) -> bool:
+        """Remove a request wherever it waits; returns whether it did."""
+        model = request.submit.model
+        if request.state is State.PARKED:
+            return self._parked.get(model, {}).pop(request.request_id, None) is not None
+        queue = self._queues.get(model)
+        found = queue is not None and queue.remove(request)
+        if queue is not None and not queue:
+            del self._queues[model]
+        return found
+
+    def park(self, request: Request) -> None:
+        """Set the head of a queue aside."""
+        self.take_out(request)
+        request.state = State.PARKED
+        self._parked.setdefault(request.submit.model, {})[request.request_id] = request
+
+    def unpark(self, model: str) -> None:
+        """Queue again what was set aside for a model, in its old place."""
+        for request in self._parked.pop(model, {}).values():
+            self.put(request)
+
+    def change_policy(self, policy: QueuePolicy) -> None:
+        """Order everything by another policy; nothing is lost."""
+        self.policy = policy
+        for queue in self._queues.values():
+            queue.reorder(policy)
+
+    def clear(self) -> None:
+        self._queues.clear()
+        self._parked.clear()
+
+    def __iter__(self) -> Iterator[Request]:
+        for queue in self._queues.values():
+            yield from queue
+        for parked in self._parked.values():
+            yield from parked.values()
+
+    def _of(self, model: str) -> RequestQueue:
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = RequestQueue(self.policy)
+        return queue

@@ -1,0 +1,105 @@
+"""Open requests as the scheduler knows them, and the memory of those that have ended."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from sagellm_common.contracts.decisions import Decision
+from sagellm_common.contracts.scheduling import Assignment, Submit
+from sagellm_common.errors import SageError
+
+
+class State(Enum):
+    """Where an open request stands."""
+
+    QUEUED = "waits in the queue of its model"
+    PARKED = "waits for an engine to be ready at all; it holds up nobody"
+    ASSIGNED = "has been given to an engine"
+    CLOSED = "is over, or a newer epoch has taken its place"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One open request in its newest epoch. Times are seconds on the scheduler's clock.
+
+    `arrival` is when its gateway accepted it; `seq` breaks ties in the order of submission. `is_partial` says that
+    an earlier leader may have kept decisions about it in the stream. `parked_since` is when it was found that no
+    engine that could run it is ready; None while one is.
+    """
+
+    submit: Submit
+    arrival: float
+    queued_at: float
+    seq: int
+    position: int = 0
+    parked_since: float | None = None
+    state: State = State.QUEUED
+    assignment: Assignment | None = None
+    decisions: list[Decision] = field(default_factory=list)
+    is_partial: bool = False
+
+    @property
+    def request_id(self) -> str:
+        return self.submit.request_id
+
+    @property
+    def epoch(self) -> int:
+        return self.submit.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that is over: its last epoch, and the error if the scheduler itself gave it up."""
+
+    epoch: int
+    at: float
+    error: SageError | None = None
+
+
+class RequestBook:
+    """All open requests by id, and a bounded memory of ended ones, so that a late duplicate does not run again."""
+
+    def __init__(self, keep_s: float = 60.0, keep: int = 100_000) -> None:
+        self._open: dict[str, Request] = {}
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._keep_s, self._keep = keep_s, keep
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(list(self._open.values()))
+
+    def get(self, request_id: str) -> Request | None:
+        return self._open.get(request_id)
+
+    def open(self, request: Request) -> None:
+        """Add a request, or put a newer epoch in the place of the one that is there."""
+        self._open[request.request_id] = request
+
+    def close(self, request_id: str, ended: Ended) -> Request | None:
+        """Remove a request and remember that it has ended; returns it if it was open."""
+        self._ended[request_id] = ended
+        self._ended.move_to_end(request_id)
+        self._forget(ended.at)
+        return self._open.pop(request_id, None)
+
+    def forget(self, request_id: str) -> None:
+        """Remove a request without remembering it."""
+        self._open.pop(request_id, None)
+
+    def ended(self, request_id: str) -> Ended | None:
+        return self._ended.get(request_id)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._open.clear()
+        self._ended.clear()
+
+    def _forget(self, now: float) -> None:
+        while self._ended:
+            oldest = next(iter(self._ended.values()))
+            if len(self._ended) <= self._keep and now - oldest.at <= self._keep_s:
+                return
+            self._ended.popitem(last=False)

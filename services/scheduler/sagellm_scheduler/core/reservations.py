@@ -1,0 +1,75 @@
+"""Load that has been promised to an engine and is not in its reports yet."""
+
+from dataclasses import dataclass
+
+from sagellm_common.contracts.base import LeaderEpoch
+
+Mark = tuple[LeaderEpoch, int]
+"""Leader epoch and number of an assignment; an engine that has seen a mark has seen all smaller ones."""
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What one assigned request is expected to take: sequence slots, and KV tokens for prompt and answer."""
+
+    request_id: str
+    mark: Mark
+    seqs: int
+    tokens: int
+    expires_at: float
+
+
+class Reservations:
+    """The assigned requests of one engine: those in flight, and among them those it has not acknowledged.
+
+    Sums are kept, so that every operation costs O(1), an acknowledgement O(number unacknowledged).
+    """
+
+    def __init__(self) -> None:
+        self._in_flight: dict[str, Reservation] = {}
+        self._unseen: dict[str, Reservation] = {}
+        self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def add(self, reservation: Reservation, *, seen: bool = False) -> None:
+        """Reserve; an earlier reservation of the same request is replaced."""
+        self.release(reservation.request_id)
+        self._in_flight[reservation.request_id] = reservation
+        self.seqs += reservation.seqs
+        self.tokens += reservation.tokens
+        if not seen:
+            self._unseen[reservation.request_id] = reservation
+            self.unseen_seqs += reservation.seqs
+            self.unseen_tokens += reservation.tokens
+
+    def release(self, request_id: str) -> None:
+        """Free what a request has reserved, if anything."""
+        self._see(request_id)
+        reservation = self._in_flight.pop(request_id, None)
+        if reservation is not None:
+            self.seqs -= reservation.seqs
+            self.tokens -= reservation.tokens
+
+    def acknowledge(self, mark: Mark) -> None:
+        """The engine has seen assignments up to `mark`: from now on its reports count them."""
+        for request_id in [key for key, reservation in self._unseen.items() if reservation.mark <= mark]:
+            self._see(request_id)
+
+    def expire(self, now: float) -> None:
+        """Free what was not acknowledged in time: it never reached the engine."""
+        for request_id in [key for key, reservation in self._unseen.items() if reservation.expires_at <= now]:
+            self.release(request_id)
+
+    def has_unseen(self) -> bool:
+        return bool(self._unseen)
+
+    def holds(self, request_id: str) -> bool:
+        return request_id in self._in_flight
+
+    def _see(self, request_id: str) -> None:
+        reservation = self._unseen.pop(request_id, None)
+        if reservation is not None:
+            self.unseen_seqs -= reservation.seqs
+            self.unseen_tokens -= reservation.tokens

@@ -1,0 +1,1 @@
+"""Queue policies, one a file: each says in which order waiting requests go."""

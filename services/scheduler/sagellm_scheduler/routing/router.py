@@ -1,0 +1,70 @@
+"""The seam of the routers, and their names."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagellm_common.contracts.scheduling import Submit
+from sagellm_scheduler.plugins import Registry
+
+
+class Ids(Protocol):
+    """Engine ids by candidate index; a list is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Engines that can run the request whole and have room now, at least one; all arrays have shape [n].
+
+    `load` is the share of sequence slots plus the share of KV tokens that is taken, 0 to about 2. `last_turn` grows
+    with each assignment of an engine, 0 if it has had none. `hashes` are stable 64-bit hashes of the engine ids.
+    """
+
+    engine_ids: Ids
+    load: NDArray[np.float64]
+    last_turn: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.load)
+
+    def least_loaded(self) -> int:
+        """Index of the smallest load; among equals the one that has waited longest for a request."""
+        ties = np.flatnonzero(self.load <= self.load.min() + 1e-9)
+        return int(ties[np.argmin(self.last_turn[ties])])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Index of the chosen candidate, and why, in words for a person."""
+
+    index: int
+    reason: str
+
+
+class Router(Protocol):
+    """Chooses an engine. `choose` must not block and must not change its arguments; it may keep state of its own."""
+
+    name: str
+
+    def choose(self, submit: Submit, candidates: Candidates) -> Choice:
+        """Return one of the candidates."""
+        ...
+
+
+ROUTERS: Registry[Router] = Registry(
+    "router",
+    {
+        "load_balanced": "sagellm_scheduler.routing.load_balanced:LoadBalanced",
+        "round_robin": "sagellm_scheduler.routing.round_robin:RoundRobin",
+        "random": "sagellm_scheduler.routing.random_choice:RandomChoice",
+        "affinity": "sagellm_scheduler.routing.affinity:Affinity",
+        "locality": "sagellm_scheduler.routing.locality:Locality",
+    },
+)
