@@ -1,0 +1,34 @@
+"""What a stack consists of."""
+
+from dataclasses import dataclass, field
+
+from sagellm_common.errors import InvalidArgument
+
+DEFAULT_PORT = 8000
+MAX_ENGINES = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StackConfig:
+    """One stack on this machine; None leaves a choice to the service's own default.
+
+    `nats_url` None starts a nats-server as a child on a free loopback port. `port` None takes 8000 or the next free
+    one; a given port that is busy is an error. `env` goes to every service.
+    """
+
+    model: str | None = None
+    engines: int = 1
+    backend: str | None = None
+    host: str = "127.0.0.1"
+    port: int | None = None
+    queue: str | None = None
+    router: str | None = None
+    nats_url: str | None = None
+    deployment: str = "default"
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.engines <= MAX_ENGINES:
+            raise InvalidArgument(f"engines: give 1 to {MAX_ENGINES}, not {self.engines}", param="engines")
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise InvalidArgument(f"port: give 1 to 65535, not {self.port}", param="port")
