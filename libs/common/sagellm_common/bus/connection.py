@@ -33,7 +33,7 @@ from sagellm_common.errors import DeadlineExceeded, ResourceExhausted, SageError
 from sagellm_common.settings import BusSettings
 
 log = structlog.get_logger(__name__)
-R = TypeVar("R", bound=Message)
+R = TypeVar("R", bound=AnyMessage)
 OnMessage = Callable[[M, Received], None]
 OnRequest = Callable[[M, Received], Awaitable[AnyMessage]]
 
