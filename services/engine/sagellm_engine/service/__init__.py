@@ -1,0 +1,1 @@
+"""The engine on the bus: dispatches in, token frames and reports out."""

@@ -1,0 +1,92 @@
+"""The engine's entry in the bucket `engines`: written at start, renewed while it lives, removed at the end."""
+
+import asyncio
+import contextlib
+
+import structlog
+
+from sagellm_common.bus import Bucket, Bus
+from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.errors import SageError, Unavailable
+from sagellm_common.subjects import encode_token
+
+log = structlog.get_logger(__name__)
+TTL_S = 10.0
+RENEW_S = 3.0
+RETRY_S = 0.5
+
+
+class Registration:
+    """Keeps the entry alive; `replaced` is set when a younger process has taken the same engine id."""
+
+    def __init__(self, bus: Bus, entry: EngineRegistration) -> None:
+        self._bus = bus
+        self.entry = entry
+        self.replaced = asyncio.Event()
+        self._key = encode_token(entry.engine_id)
+        self._bucket: Bucket | None = None
+        self._revision = 0
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Write the entry, whoever's was there, and renew it from now on; raises Unavailable without JetStream."""
+        bucket = await self._open()
+        self._revision = await bucket.put(self._key, self.entry)
+        self._task = asyncio.create_task(self._keep())
+
+    def change(self, entry: EngineRegistration) -> None:
+        """Publish a changed entry soon."""
+        self.entry = entry
+        self._changed.set()
+
+    async def stop(self) -> None:
+        """Stop renewing and remove the entry; an unreachable bus lets it expire."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._bucket is None or self.replaced.is_set() or not self._bus.is_connected:
+            return
+        try:
+            await self._bucket.delete(self._key)
+        except Unavailable as error:
+            log.warning("registration_not_removed", error=error.message)
+
+    async def _open(self) -> Bucket:
+        self._bucket = await self._bus.bucket(self._bus.settings.subjects.bucket("engines"), ttl_s=TTL_S)
+        return self._bucket
+
+    async def _keep(self) -> None:
+        wait_s = RENEW_S
+        while not self.replaced.is_set():
+            with contextlib.suppress(TimeoutError):  # no change came: renew all the same
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+            self._changed.clear()
+            try:
+                await self._renew()
+                wait_s = RENEW_S
+            except SageError as error:
+                wait_s = RETRY_S
+                log.warning("registration_not_renewed", error=error.message)
+
+    async def _renew(self) -> None:
+        """Renew; if the entry is not as we left it, find out why."""
+        if not self._bus.is_connected:
+            raise Unavailable("the bus is down")
+        bucket = self._bucket or await self._open()
+        try:
+            revision = await bucket.update(self._key, self.entry, self._revision)
+            if revision is None and not await self._taken(bucket):
+                revision = await bucket.put(self._key, self.entry)
+        except Unavailable:
+            self._bucket = None  # it may have gone with the server's storage: open it again
+            raise
+        self._revision = revision or self._revision
+
+    async def _taken(self, bucket: Bucket) -> bool:
+        found = await bucket.get(EngineRegistration, self._key)
+        other = found[0] if found is not None else self.entry
+        if other.incarnation == self.entry.incarnation or other.started_at <= self.entry.started_at:
+            return False
+        self.replaced.set()
+        return True

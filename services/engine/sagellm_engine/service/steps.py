@@ -1,0 +1,187 @@
+"""The step loop in a thread of its own: commands go in through a queue, one hop per step comes back to the loop."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import structlog
+
+from sagellm_common.errors import SageError, as_sage_error
+from sagellm_engine.core.engine import EngineCore
+from sagellm_engine.core.types import (
+    EngineGauges,
+    EngineRequest,
+    FinishReason,
+    ModelInfo,
+    RequestKey,
+    StepOutput,
+    TokenOutput,
+)
+from sagellm_engine.service.requests import first_indexes
+
+log = structlog.get_logger(__name__)
+
+STEPS_AHEAD = 2
+"""Steps that may be made before the event loop has sent what the first of them made."""
+
+GAUGES_INTERVAL_S = 0.05
+IDLE_CHECK_S = 1.0
+NO_PROGRESS_WAIT_S = 0.005
+
+Command = Callable[[EngineCore, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the thread has loaded."""
+
+    info: ModelInfo
+    max_batch_tokens: int
+    gauges: EngineGauges
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """What a step made, and the gauges if they have been read after it."""
+
+    output: StepOutput
+    gauges: EngineGauges | None
+
+
+class StepThread:
+    """Loads and owns an engine core. Its methods are called on the event loop and never block.
+
+    `on_step` is called on the event loop after each step; `step_sent` must follow once its tokens are sent. `failed`
+    is completed with the error if the loop dies.
+    """
+
+    def __init__(self, create: Callable[[], EngineCore], on_step: Callable[[StepDone], None]) -> None:
+        self._create, self._on_step = create, on_step
+        self._loop = asyncio.get_running_loop()
+        self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._slots = threading.Semaphore(STEPS_AHEAD)
+        self._stopping = False
+        self._refused: list[TokenOutput] = []
+        self._gauges_at = 0.0
+        self._loaded: asyncio.Future[Loaded] = self._loop.create_future()
+        self.failed: asyncio.Future[Exception] = self._loop.create_future()
+        # A daemon, so that a process that is told to stop while a model loads does not wait for it.
+        self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
+
+    async def start(self) -> Loaded:
+        """Load the model in the thread and start stepping; raises what loading raises."""
+        self._thread.start()
+        return await self._loaded
+
+    def submit(self, request: EngineRequest) -> None:
+        """Hand over a request; a refusal comes back as the error of its choices."""
+        self._commands.put(lambda core, now: self._submit(core, request, now))
+
+    def cancel(self, key: RequestKey) -> None:
+        """End a request before the next step."""
+        self._commands.put(lambda core, now: _cancel(core, key, now))
+
+    def step_sent(self) -> None:
+        """Allow another step."""
+        self._slots.release()
+
+    async def stop(self) -> None:
+        """End the loop after the step at hand; returns when the thread has ended."""
+        self._stopping = True
+        self._commands.put(lambda core, now: None)
+        self._slots.release()
+        await asyncio.to_thread(self._thread.join)
+
+    # in the thread
+
+    def _run(self) -> None:
+        try:
+            core = self._create()
+        except BaseException as error:
+            self._post(_set_exception, self._loaded, error)
+            return
+        try:
+            self._post(_set_result, self._loaded, Loaded(core.info, core.max_batch_tokens, core.gauges()))
+            while not self._stopping:
+                self._obey(core)
+                if core.has_work():
+                    self._step(core)
+        except Exception as error:  # the core promises not to raise: this is a bug, and it ends the engine
+            log.exception("step_loop_died")
+            self._post(_set_result, self.failed, error)
+        finally:
+            core.close()
+
+    def _obey(self, core: EngineCore) -> None:
+        """Carry out what was ordered; wait for an order if there is nothing to compute."""
+        if not core.has_work():
+            self._wait_for_command(core)
+        while not self._commands.empty():
+            self._commands.get()(core, time.monotonic())
+        if self._refused:
+            refused, self._refused = self._refused, []
+            self._emit(core, StepOutput(refused))
+
+    def _wait_for_command(self, core: EngineCore) -> None:
+        try:
+            command = self._commands.get(timeout=IDLE_CHECK_S)
+        except Empty:
+            _check_invariants(core)
+            command = self._commands.get()
+        command(core, time.monotonic())
+
+    def _submit(self, core: EngineCore, request: EngineRequest, now: float) -> None:
+        try:
+            core.submit(request, now)
+        except Exception as error:  # one request's fault must not end the others
+            if not isinstance(error, SageError):
+                log.exception("submit_failed", request_id=request.key[0])
+            self._refused += [
+                TokenOutput(request.key, choice, first, (), None, FinishReason.ERROR, as_sage_error(error))
+                for choice, first in first_indexes(request).items()
+            ]
+
+    def _step(self, core: EngineCore) -> None:
+        output = core.step(time.monotonic())
+        if output.tokens or output.report.rows:
+            self._emit(core, output)
+        else:
+            time.sleep(NO_PROGRESS_WAIT_S)
+
+    def _emit(self, core: EngineCore, output: StepOutput) -> None:
+        now = time.monotonic()
+        gauges = None
+        if now - self._gauges_at >= GAUGES_INTERVAL_S or not core.has_work():
+            self._gauges_at, gauges = now, core.gauges()
+        self._post(self._on_step, StepDone(output, gauges))
+        self._slots.acquire()
+
+    def _post(self, call: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody listens any more
+            self._loop.call_soon_threadsafe(call, *args)
+
+
+def _cancel(core: EngineCore, key: RequestKey, now: float) -> None:
+    core.cancel(key, now)
+
+
+def _check_invariants(core: EngineCore) -> None:
+    try:
+        core.check_invariants()
+    except SageError as error:
+        log.error("invariant_violated", error=error.message)
+
+
+def _set_result(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,73 @@
+"""Settings of an engine process, read once from the environment (prefix `SAGELLM_`)."""
+
+import os
+import socket
+import uuid
+
+from pydantic import Field
+
+from sagellm_common.contracts.engines import EngineRole
+from sagellm_common.settings import ServiceSettings
+from sagellm_engine.core.config import EngineConfig, MockConfig
+
+BUILTIN_MODEL = "sage-tiny"
+MOCK_MODEL = "mock-model"
+
+
+def _default_engine_id() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+class EngineSettings(ServiceSettings):
+    """One engine. Sizes that are not set follow from the model, the device and the free memory."""
+
+    engine_id: str = Field(default_factory=_default_engine_id, min_length=1, max_length=128)
+    engine_role: EngineRole = "hybrid"
+    model: str | None = Field(default=None, description="model id or local folder; none: the built-in model")
+    served_model_name: str | None = Field(default=None, description="name that requests use; none: the model's own")
+    backend: str = Field(default="auto", description="auto, cpu, cuda, mock, or one that a package provides")
+    dtype: str = Field(default="auto", description="auto, float32, bfloat16 or float16")
+    max_model_len: int | None = Field(default=None, ge=1, description="tokens of prompt and output together")
+    max_num_seqs: int = Field(default=64, ge=1, description="sequences in one step")
+    max_batch_tokens: int | None = Field(default=None, ge=1, description="tokens in one step")
+    max_waiting: int = Field(default=4096, ge=1, description="sequences that may wait; more are refused")
+    num_pages: int | None = Field(default=None, ge=1, description="KV pages; none: what the memory holds")
+    kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    threads: int | None = Field(default=None, ge=1, description="threads for computing")
+    enable_prefix_cache: bool = True
+    mock_step_ms: float = Field(default=0.0, ge=0.0)
+    mock_prefill_ms_per_token: float = Field(default=0.0, ge=0.0)
+    mock_decode_ms_per_seq: float = Field(default=0.0, ge=0.0)
+    mock_vocab_size: int = Field(default=3072, ge=2, description="size of the tokenizer in use")
+    heartbeat_s: float = Field(default=0.5, gt=0.0)
+    gateway_timeout_s: float = Field(default=5.0, gt=0.0, description="a gateway silent for so long is gone")
+    drain_timeout_s: float = Field(default=30.0, ge=0.0, description="how long running requests may take at the end")
+    metrics_port: int | None = Field(default=None, ge=0, le=65535, description="port for /metrics; 0: any free one")
+
+    @property
+    def model_name(self) -> str:
+        """The id or folder to load."""
+        return self.model or (MOCK_MODEL if self.backend == "mock" else BUILTIN_MODEL)
+
+    def core_config(self) -> EngineConfig:
+        """The core's configuration, still without the model's folder; raises InvalidArgument."""
+        return EngineConfig(
+            backend=self.backend,
+            dtype=self.dtype,
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            max_batch_tokens=self.max_batch_tokens,
+            max_waiting=self.max_waiting,
+            num_pages=self.num_pages,
+            kv_cache_memory_bytes=self.kv_cache_memory_bytes,
+            memory_utilization=self.gpu_memory_utilization,
+            prefix_cache=self.enable_prefix_cache,
+            num_threads=self.threads,
+            mock=MockConfig(
+                vocab_size=self.mock_vocab_size,
+                step_base_ms=self.mock_step_ms,
+                ms_per_prefill_token=self.mock_prefill_ms_per_token,
+                ms_per_decode_seq=self.mock_decode_ms_per_seq,
+            ),
+        )
