@@ -1,0 +1,68 @@
+"""The mock backend: the same tokens everywhere, in the time that the model says."""
+
+import time
+
+import pytest
+
+from sagellm_engine.backends.mock import MockRunner
+from sagellm_engine.core.config import EngineConfig, MockConfig
+from sagellm_engine.core.engine import EngineCore
+from support.engine import drain, mock_core, request, run
+
+GOLDEN = [850, 503, 155, 103, 756, 408]
+
+
+@pytest.mark.acceptance(5)
+def test_tokens_are_a_function_of_prompt_seed_and_choice() -> None:
+    """Two mock engines, in any company, make the same stream; another prompt, seed or choice makes another."""
+    items = [request([1, 2], seed=1), request([1, 3], seed=1), request([1, 2], seed=2)]
+    together = [result.tokens for result in run(mock_core(), items)]
+    alone = [run(mock_core(max_batch_tokens=64), [item])[0].tokens for item in items]
+    assert together == alone
+    assert len({tuple(tokens) for tokens in together}) == 3
+    assert all(0 <= token < 1000 for tokens in together for token in tokens)
+
+
+def test_golden_stream() -> None:
+    """The stream is the same in every process and version."""
+    assert run(mock_core(), [request([1, 2, 3], seed=42, max_tokens=6)])[0].tokens == GOLDEN
+
+
+def test_vocabulary_is_used() -> None:
+    """Tokens spread over the vocabulary and never leave it."""
+    [result] = run(mock_core(vocab_size=50), [request([1], max_tokens=2000)])
+    assert set(result.tokens) == set(range(50))
+
+
+def test_time_model() -> None:
+    """A step takes its base time, a share per prefilled token, and a share per decoding sequence."""
+    slept: list[float] = []
+    config = EngineConfig(
+        backend="mock", mock=MockConfig(step_base_ms=5.0, ms_per_prefill_token=0.5, ms_per_decode_seq=2.0)
+    )
+    core = EngineCore(config, MockRunner(config, sleep=slept.append))
+    core.submit(request(range(10), max_tokens=3), 0.0)
+    core.submit(request(range(20), max_tokens=3), 0.0)
+    drain(core)
+    assert slept == pytest.approx([0.020, 0.009, 0.009])
+
+
+def test_logprobs_have_the_asked_shape() -> None:
+    """Requests with log-probabilities get an entry per token with that many alternatives."""
+    [result] = run(mock_core(), [request([1], logprobs=3)])
+    assert len(result.logprobs) == 8
+    assert all(len(entry.top) == 3 for entry in result.logprobs)
+
+
+def test_lean() -> None:
+    """A decoding step of 200 sequences costs little: its best time is far under a millisecond."""
+    core = mock_core(max_num_seqs=256)
+    for i in range(200):
+        core.submit(request(range(i, i + 5), max_tokens=60), 0.0)
+    core.step(0.0)
+    times = []
+    while core.has_work():
+        start = time.perf_counter()
+        core.step(0.0)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.8e-3
