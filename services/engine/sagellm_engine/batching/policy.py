@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sagellm_engine.batching.queue import WaitingQueue
 from sagellm_engine.core.sequence import SequenceState, SequenceStatus
+from sagellm_engine.core.types import RequestKey
 from sagellm_engine.kv.pool import PagePool
 
 
@@ -24,6 +25,7 @@ class StepPlan:
     chunk_x_context: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
+    admitted: list[RequestKey] = field(default_factory=list)
 
     def add_chunk(self, seq: SequenceState, budget: int) -> int:
         """Schedule as much of a sequence's remaining tokens as the budget allows; return the budget left."""
@@ -99,4 +101,5 @@ def _admit_waiting(
         seq.status = SequenceStatus.RUNNING
         running.append(seq)
         plan.cached_tokens += seq.cached_tokens
+        plan.admitted.append(seq.request.key)
         budget = plan.add_chunk(seq, budget)

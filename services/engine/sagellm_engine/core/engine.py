@@ -116,7 +116,7 @@ class EngineCore:
             result = execute_isolated(self._runner, plan.rows)
             self._commit(plan.rows, result, now)
         tokens, self._pending = self._pending, []
-        return StepOutput(tokens, _report(plan, self._clock() - start))
+        return StepOutput(tokens, _report(plan, self._clock() - start), plan.admitted)
 
     def gauges(self) -> EngineGauges:
         """Return the state between two steps."""

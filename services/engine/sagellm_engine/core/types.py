@@ -115,10 +115,14 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Everything that one step made; all `rows` 0 in the report when nothing was computed."""
+    """Everything that one step made; all `rows` 0 in the report when nothing was computed.
+
+    `admitted` names the requests of which a sequence began to be computed, or began again, in this step.
+    """
 
     tokens: list[TokenOutput] = field(default_factory=list)
     report: StepReport = StepReport()
+    admitted: list[RequestKey] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
