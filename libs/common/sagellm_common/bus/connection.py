@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 import nats
 import nats.errors
@@ -33,7 +33,6 @@ from sagellm_common.errors import DeadlineExceeded, ResourceExhausted, SageError
 from sagellm_common.settings import BusSettings
 
 log = structlog.get_logger(__name__)
-R = TypeVar("R", bound=AnyMessage)
 OnMessage = Callable[[M, Received], None]
 OnRequest = Callable[[M, Received], Awaitable[AnyMessage]]
 
@@ -201,12 +200,12 @@ class Bus:
         self,
         subject: str,
         message: Message,
-        reply_type: type[R],
+        reply_type: type[M],
         *,
         timeout_s: float = 5.0,
         headers: Headers | None = None,
         content_type: str = MSGPACK,
-    ) -> R:
+    ) -> M:
         """Send a request and return its reply.
 
         Raises the error that the other side replied, Unavailable if nobody listens, DeadlineExceeded if no reply
