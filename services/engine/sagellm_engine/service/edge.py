@@ -20,12 +20,12 @@ from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest
 from sagellm_common.contracts.scheduling import GatewayHeartbeat
 from sagellm_common.errors import NotFound, SageError, Unavailable
-from sagellm_engine.core.types import ModelInfo
+from sagellm_engine.core.types import ModelInfo, StepOutput
 from sagellm_engine.core.validation import validate_request
 from sagellm_engine.service.assignments import Assignments
 from sagellm_engine.service.frames import FrameSender, fitting
 from sagellm_engine.service.gateways import Gateways
-from sagellm_engine.service.ledger import Ledger
+from sagellm_engine.service.ledger import Ledger, Recorded
 from sagellm_engine.service.metrics import EngineMetrics
 from sagellm_engine.service.reports import Reporter
 from sagellm_engine.service.requests import engine_request, first_indexes
@@ -195,6 +195,13 @@ class EngineEdge:
         if done.gauges is not None:
             self._reporter.gauges = done.gauges
         self._metrics.step(output)
+        self._trace(output, recorded)
+
+    def _trace(self, output: StepOutput, recorded: Recorded) -> None:
+        for key in output.admitted:
+            entry = self.ledger.entry(key)
+            if entry is not None:
+                entry.trace.admitted(output.report.duration_s)
         for entry in recorded.started:
             entry.trace.started(entry)
             self._metrics.started(entry)

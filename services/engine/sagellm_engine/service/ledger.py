@@ -95,7 +95,7 @@ class Ledger:
                 items[entry.gateway_id].append(item)
             else:
                 items[entry.gateway_id] = [item]
-            if not entry.started:
+            if not entry.started and item.token_ids:
                 entry.started = True
                 recorded.started.append(entry)
             if item.finish is not None and self._choice_ended(entry, now):
@@ -117,8 +117,8 @@ class Ledger:
     def ack(self, keys: Iterable[RequestKey], now: float) -> None:
         """Forget requests whose gateway has everything; one that has not ended yet is forgotten when it does."""
         for key in keys:
-            entry = self._entries.get(key[0])
-            if entry is None or entry.key != tuple(key):
+            entry = self.entry(key)
+            if entry is None:
                 continue
             if entry.num_open:
                 entry.forget_at_end = True
@@ -130,10 +130,15 @@ class Ledger:
 
         Raises NotFound for a request that is not held, InvalidArgument for an index that this epoch does not have.
         """
-        entry = self._entries.get(key[0])
-        if entry is None or entry.key != key or choice not in entry.choices:
+        entry = self.entry(key)
+        if entry is None or choice not in entry.choices:
             raise NotFound("this engine does not hold that request", param="request_id")
         return entry.choices[choice].since(key, choice, from_index)
+
+    def entry(self, key: RequestKey) -> Entry | None:
+        """Return a request if it is held."""
+        entry = self._entries.get(key[0])
+        return entry if entry is not None and entry.key == key else None
 
     def open_of(self, gateway_id: str) -> list[RequestKey]:
         """Return the requests of a gateway that have not ended."""

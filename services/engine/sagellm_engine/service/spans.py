@@ -23,18 +23,17 @@ class RequestTrace:
     admitted_ns: int | None = None
     first_token_ns: int | None = None
 
-    def admitted(self) -> None:
-        """The engine has begun to compute it; later admissions, after a preemption, change nothing."""
+    def admitted(self, step_s: float) -> None:
+        """A step that took `step_s` has begun to compute it; admissions after a preemption change nothing."""
         if self.admitted_ns is None:
-            self.admitted_ns = time.time_ns()
+            self.admitted_ns = time.time_ns() - int(step_s * 1e9)
 
     def started(self, entry: Entry) -> None:
         """The first token is there: queue and prefill are over."""
         self.first_token_ns = time.time_ns()
-        admitted_ns = self.admitted_ns or self.first_token_ns
-        self._span("engine.queue", entry, self.received_ns, admitted_ns)
         if self.admitted_ns is not None:
-            self._span("engine.prefill", entry, admitted_ns, self.first_token_ns)
+            self._span("engine.queue", entry, self.received_ns, self.admitted_ns)
+            self._span("engine.prefill", entry, self.admitted_ns, self.first_token_ns)
 
     def ended(self, entry: Entry) -> None:
         """The last choice has ended; a fault is shown on the span of the phase that it ended."""
