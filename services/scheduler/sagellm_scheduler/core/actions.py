@@ -8,11 +8,12 @@ from sagellm_common.contracts.scheduling import Assignment, Notice, SubmitReply
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer a submit: queued, or rejected with an error."""
+    """Answer a submit: queued, or rejected with an error; `is_new` marks an epoch that has just been admitted."""
 
     request_id: str
     epoch: int
     reply: SubmitReply
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

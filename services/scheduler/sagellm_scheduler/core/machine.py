@@ -15,7 +15,7 @@ from sagellm_scheduler.core.dispatcher import Dispatcher
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.fleet import Fleet
 from sagellm_scheduler.core.gateways import Gateways
-from sagellm_scheduler.core.requests import Request, State
+from sagellm_scheduler.core.requests import Request
 from sagellm_scheduler.core.watch import Watch
 
 
@@ -108,7 +108,8 @@ class SchedulerCore:
             return
         request = self.dispatcher.open(submit, now, former=known, is_partial=submit.epoch > 0)
         self.dispatcher.enqueue(request, now)
-        self._reply(submit, SubmitReply(status="queued", position=request.position))
+        reply = SubmitReply(status="queued", position=request.position)
+        self._act(Reply(submit.request_id, submit.epoch, reply, is_new=True))
         self.dispatcher.dispatch(submit.model, now)
 
     def _refuse(self, submit: Submit, known: Request | None, error: SageError, now: float) -> None:
@@ -276,9 +277,3 @@ class SchedulerCore:
         limit = now - self.config.reconcile_every_s
         for gateway_id in sorted({r.submit.gateway_id for r in self.dispatcher.book if r.queued_at < limit}):
             self._act(AskGateway(gateway_id))
-
-    # figures for metrics
-
-    def num_requests(self, state: State) -> int:
-        """Open requests in a state; O(open requests)."""
-        return sum(request.state is state for request in self.dispatcher.book)
