@@ -62,8 +62,9 @@ class Generation(Protocol):
 class Gateway(Protocol):
     """The gateway as its surfaces see it."""
 
-    registry: CollectorRegistry
-    """All metrics of this process, aliases included; a surface may add its own."""
+    @property
+    def registry(self) -> CollectorRegistry:
+        """All metrics of this process, aliases included."""
 
     @property
     def draining(self) -> bool:

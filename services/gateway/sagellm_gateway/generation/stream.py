@@ -7,7 +7,6 @@ from typing import Protocol
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.generate import Usage
 from sagellm_common.errors import Cancelled, SageError
-from sagellm_gateway.core.request import Request
 from sagellm_gateway.generation.api import Delta
 from sagellm_gateway.generation.pipeline import ChoicePipeline
 
@@ -35,6 +34,7 @@ class TokenStream:
     def __init__(
         self,
         *,
+        request_id: str,
         model: str,
         created: int,
         prompt_tokens: int,
@@ -42,7 +42,7 @@ class TokenStream:
         owner: Owner,
         capacity: int = BUFFER_TOKENS,
     ) -> None:
-        self.request_id = ""
+        self.request_id = request_id
         self.model = model
         self.created = created
         self.prompt_tokens = prompt_tokens
@@ -58,10 +58,6 @@ class TokenStream:
         self._error: SageError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.on_end: Callable[[], None] = _nothing
-
-    def bind(self, request: Request) -> None:
-        """Belong to `request`."""
-        self.request_id = request.request_id
 
     # the core's side
 
@@ -96,6 +92,11 @@ class TokenStream:
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,
         )
+
+    @property
+    def error(self) -> SageError | None:
+        """Why the request failed, if it has."""
+        return self._error
 
     @property
     def is_over(self) -> bool:
