@@ -83,7 +83,8 @@ class Download:
             yield
         except OSError as error:
             if error.errno not in _DISK_FULL:
-                raise Unavailable(f"downloading {self.model_id} failed: {error}. Run it again to go on.") from error
+                reason = str(error).splitlines()[0].rstrip(".")
+                raise Unavailable(f"downloading {self.model_id} failed: {reason}; run it again to go on") from error
             shutil.rmtree(folder, ignore_errors=True)
             raise ResourceExhausted(
                 f"the disk of {self._staging.parent} is full: {self.model_id} needs {plan.total_bytes} bytes, "
@@ -119,7 +120,7 @@ class Download:
             except Unavailable as error:
                 path.unlink()
                 raise Unavailable(
-                    f"downloading {self.model_id} failed: {error.message}. Nothing was kept of that file; run it again."
+                    f"downloading {self.model_id} failed: {error.message}; nothing was kept of that file, run it again"
                 ) from error
             done += file.size
             if on_progress is not None:

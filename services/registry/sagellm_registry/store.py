@@ -135,12 +135,18 @@ class ModelStore:
             entered = rows.pop(row.key, None) is not None
             if self._is_ours(folder):
                 remove(self.root, folder)
+                self._drop_if_empty(folder.parent)
             elif not entered or choose(models_of_dirs(self.model_dirs), *row.key) is not None:
                 raise PermissionDenied(f"{folder} belongs to SAGELLM_MODEL_DIRS: remove it there", param="model_id")
         return row.info
 
     def _is_ours(self, folder: Path) -> bool:
         return any(root in folder.parents for root in (self.root, *self.old_roots))
+
+    def _drop_if_empty(self, organisation: Path) -> None:
+        roots = (self.root, *self.old_roots)
+        if organisation not in roots and organisation.is_dir() and not any(organisation.iterdir()):
+            organisation.rmdir()
 
     # downloading
 

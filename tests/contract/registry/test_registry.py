@@ -1,0 +1,282 @@
+"""The registry as a process on a real nats-server, spoken to by the contract alone."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sagellm_common.bus import Bus
+from sagellm_common.codec import JSON
+from sagellm_common.contracts.events import ModelEvent
+from sagellm_common.contracts.registry import (
+    DownloadReply,
+    DownloadRequest,
+    ListQuery,
+    ListReply,
+    ModelCard,
+    ModelQuery,
+    ModelReply,
+    TagRequest,
+)
+from sagellm_common.errors import InvalidArgument, NotFound, PermissionDenied, SageError
+from sagellm_common.settings import BusSettings
+from sagellm_common.subjects import encode_token
+from support.hub import Hub, Repo, running_hub
+from support.model_files import model_files, write_model
+from support.processes import ServiceProcess, Services
+from support.wait import eventually, eventually_async
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A local hub."""
+    with running_hub() as hub:
+        yield hub
+
+
+Start = Callable[[], Awaitable[ServiceProcess]]
+
+
+@pytest.fixture
+def start_registry(
+    bus: Bus, bus_settings: BusSettings, services: Services, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Start:
+    """Starts registry processes with an empty root, one local folder, and the local hub."""
+    write_model(tmp_path / "local" / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SAGE_LLM_MODEL_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def start() -> ServiceProcess:
+        process = services.start("registry", bus_settings, model_dirs=tmp_path / "local", rescan_s=0.2, metrics_port=0)
+        await process.up(bus)
+        await process.logged('"ready"')
+        return process
+
+    return start
+
+
+@pytest.fixture
+async def registry(start_registry: Start) -> AsyncIterator[ServiceProcess]:
+    """One registry process, ended in order."""
+    process = await start_registry()
+    yield process
+    process.terminate()
+    assert await process.wait() == 0, process.log_text()
+
+
+async def _ask(bus: Bus, verb: str, message: Any, reply: type[Any]) -> Any:
+    return await bus.request(bus.settings.subjects.registry(verb), message, reply, timeout_s=10)
+
+
+async def _listed(bus: Bus) -> list[str]:
+    reply: ListReply = await _ask(bus, "list", ListQuery(), ListReply)
+    return [model.model_id for model in reply.models if model.source != "builtin"]
+
+
+WEIGHTS = len(model_files()["model.safetensors"])
+
+
+class Events:
+    """The events of one model, as they come."""
+
+    def __init__(self) -> None:
+        self.seen: list[ModelEvent] = []
+
+    @classmethod
+    async def of(cls, bus: Bus, model_id: str) -> "Events":
+        events = cls()
+        await bus.subscribe(bus.settings.subjects.model_event(model_id), ModelEvent, events._take)
+        await bus.flush()
+        return events
+
+    def _take(self, event: ModelEvent, _: object) -> None:
+        self.seen.append(event)
+
+    async def end(self) -> ModelEvent:
+        """Return the event that ends the download."""
+        await eventually(lambda: any(e.phase in ("ready", "failed") for e in self.seen), 30, "the end of the download")
+        return next(event for event in self.seen if event.phase in ("ready", "failed"))
+
+
+async def test_a_download_reports_its_progress_and_ends_in_a_card(bus: Bus, registry: ServiceProcess, hub: Hub) -> None:
+    """Asked to download, the registry answers at once, tells its progress, and has model, card and bucket entry."""
+    hub.repos["org/m.1"] = Repo(model_files())
+    events = await Events.of(bus, "org/m.1")
+    reply = await _ask(bus, "download", DownloadRequest(model_id="org/m.1"), DownloadReply)
+    assert reply.status == "started"
+    assert (await events.end()).phase == "ready"
+    phases = [event.phase for event in events.seen]
+    assert phases[0] == "downloading"
+    assert list(dict.fromkeys(phases)) == ["downloading", "verifying", "ready"]
+    total = sum(map(len, model_files().values()))
+    assert (events.seen[-1].done_bytes, events.seen[-1].total_bytes) == (total, total)
+    again = await _ask(bus, "download", DownloadRequest(model_id="org/m.1"), DownloadReply)
+    assert (again.status, again.model.model_id) == ("present", "org/m.1")
+    resolved = await _ask(bus, "resolve", ModelQuery(model_id="org/m.1"), ModelReply)
+    assert (resolved.card.parameters, resolved.detail) == (68, {"commit": "a" * 40})
+    bucket = await bus.bucket(bus.settings.subjects.bucket("models"))
+
+    async def published() -> bool:
+        return await bucket.get(ModelCard, encode_token("org/m.1")) is not None
+
+    await eventually_async(published, what="the card in the bucket")
+
+
+async def test_two_requests_for_one_model_join(bus: Bus, registry: ServiceProcess, hub: Hub) -> None:
+    """While a download runs, a second request joins it, and a delete is refused until it has ended."""
+    held = threading.Event()
+    hub.repos["org/m"] = Repo(model_files(), held=held)
+    events = await Events.of(bus, "org/m")
+    assert (await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)).status == "started"
+    assert (await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)).status == "running"
+    with pytest.raises(SageError, match="being downloaded"):
+        await _ask(bus, "delete", ModelQuery(model_id="org/m"), ModelReply)
+    assert await _listed(bus) == ["mine"]
+    held.set()
+    assert (await events.end()).phase == "ready"
+    assert [file for file, _ in hub.fetched].count("model.safetensors") == 1
+
+
+@pytest.mark.parametrize(
+    ("repo", "code", "said"),
+    [
+        (Repo(model_files(), lies={"model.safetensors": bytes(WEIGHTS)}), "unavailable", "have the hash"),
+        (Repo(model_files(), lies={"model.safetensors": b"x"}), "unavailable", "run it again"),
+        (Repo(model_files(), status=403, error_code="GatedRepo"), "permission_denied", "gated"),
+        (Repo({"config.json": b"{}", "pytorch_model.bin": b"x"}), "invalid_argument", "pickled"),
+        (None, "not_found", "Model 'org/m' not found"),
+    ],
+)
+async def test_a_download_that_fails_says_why_and_lists_nothing(
+    bus: Bus, registry: ServiceProcess, hub: Hub, repo: Repo | None, code: str, said: str
+) -> None:
+    """The last event of a failed download carries the typed error; nothing of it is listed; the service goes on."""
+    if repo is not None:
+        hub.repos["org/m"] = repo
+    events = await Events.of(bus, "org/m")
+    assert (await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)).status == "started"
+    end = await events.end()
+    assert end.phase == "failed"
+    assert end.error is not None
+    assert end.error["code"] == code
+    assert said in end.error["message"]
+    assert await _listed(bus) == ["mine"]
+
+
+@pytest.mark.acceptance(38)
+async def test_touch_tag_list_and_delete(bus: Bus, registry: ServiceProcess, hub: Hub) -> None:
+    """Rows change by request, the list can be narrowed by tags, and a deleted model is gone for everybody."""
+    hub.repos["org/m"] = Repo(model_files())
+    events = await Events.of(bus, "org/m")
+    await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)
+    first = (await events.end()) and (await _ask(bus, "resolve", ModelQuery(model_id="org/m"), ModelReply)).model
+    touched = await _ask(bus, "touch", ModelQuery(model_id="org/m"), ModelReply)
+    assert touched.model.last_used > first.last_used
+    tagged = await _ask(bus, "tag", TagRequest(model_id="org/m", tags={"team": "a", "type": None}), ModelReply)
+    assert tagged.model.tags == {"team": "a"}
+    narrowed = await _ask(bus, "list", ListQuery(tags={"team": "a"}), ListReply)
+    assert [model.model_id for model in narrowed.models] == ["org/m"]
+    await _ask(bus, "delete", ModelQuery(model_id="org/m"), ModelReply)
+    await eventually(lambda: events.seen[-1].phase == "deleted")
+    assert await _listed(bus) == ["mine"]
+    bucket = await bus.bucket(bus.settings.subjects.bucket("models"))
+    assert await bucket.get(ModelCard, encode_token("org/m")) is None
+    with pytest.raises(NotFound, match="sagellm model download org/m"):
+        await _ask(bus, "resolve", ModelQuery(model_id="org/m"), ModelReply)
+
+
+async def test_local_folders_are_watched_and_not_deleted(bus: Bus, registry: ServiceProcess, tmp_path: Path) -> None:
+    """A folder put there by hand appears in the bucket and vanishes with the folder; delete is refused."""
+    bucket = await bus.bucket(bus.settings.subjects.bucket("models"))
+    write_model(tmp_path / "local" / "org" / "later")
+    key = encode_token("org/later")
+
+    async def is_there() -> bool:
+        return await bucket.get(ModelCard, key) is not None
+
+    async def is_gone() -> bool:
+        return not await is_there()
+
+    await eventually_async(is_there, what="the new card")
+    with pytest.raises(PermissionDenied):
+        await _ask(bus, "delete", ModelQuery(model_id="org/later"), ModelReply)
+    (tmp_path / "local" / "org" / "later" / "config.json").unlink()
+    await eventually_async(is_gone, what="the end of the card")
+
+
+async def test_a_damaged_model_is_named_and_the_others_are_served(
+    bus: Bus, registry: ServiceProcess, tmp_path: Path
+) -> None:
+    """Resolving a model whose config is damaged is a typed error with the file's name; others resolve."""
+    write_model(tmp_path / "local" / "bad", {**model_files(), "config.json": b"{"})
+    with pytest.raises(InvalidArgument, match=r"bad/config\.json"):
+        await _ask(bus, "resolve", ModelQuery(model_id="bad"), ModelReply)
+    assert (await _ask(bus, "resolve", ModelQuery(model_id="mine"), ModelReply)).card.vocab_size == 16
+
+
+VERBS = ["list", "resolve", "download", "delete", "touch", "tag"]
+
+
+def _malformed(verb: str) -> list[tuple[bytes, dict[str, str] | None]]:
+    bodies: list[tuple[bytes, dict[str, str] | None]] = [(b"\xc1", None), (b"{", {"Content-Type": JSON})]
+    fields = {"tags": 3} if verb == "list" else {"model_id": "../../etc", "tags": {}}
+    bodies += [(b'["x"]', {"Content-Type": JSON}), (json.dumps(fields).encode(), {"Content-Type": JSON})]
+    return bodies
+
+
+async def test_malformed_messages_are_refused_and_the_service_goes_on(bus: Bus, registry: ServiceProcess) -> None:
+    """Broken msgpack and JSON, wrong types, and ids that lead elsewhere end in a typed error for every verb."""
+    for verb in VERBS:
+        for body, headers in _malformed(verb):
+            subject = bus.settings.subjects.registry(verb)
+            msg = await bus.client.request(subject, body, headers=headers, timeout=10)
+            assert msg.headers is not None
+            assert msg.headers["Nats-Service-Error-Code"] == "400"
+    assert await _listed(bus) == ["mine"]
+
+
+async def test_a_person_can_ask_in_json(bus: Bus, registry: ServiceProcess) -> None:
+    """With a Content-Type header, the list comes as JSON; unknown fields are ignored."""
+    subject = bus.settings.subjects.registry("list")
+    msg = await bus.client.request(subject, b'{"new_field": 1}', headers={"Content-Type": JSON}, timeout=10)
+    assert "mine" in [model["model_id"] for model in json.loads(msg.data)["models"]]
+
+
+async def test_micro_service_discovery_counts_the_requests(bus: Bus, registry: ServiceProcess) -> None:
+    """`$SRV.INFO` shows the six endpoints, `$SRV.STATS` counts what they answered."""
+    info = json.loads((await bus.client.request("$SRV.INFO.sagellm-registry", b"")).data)
+    assert [endpoint["name"] for endpoint in info["endpoints"]] == VERBS
+    await _listed(bus)
+    stats = json.loads((await bus.client.request("$SRV.STATS.sagellm-registry", b"")).data)
+    assert stats["endpoints"][0]["num_requests"] == 1
+
+
+async def test_a_registry_killed_in_a_download_starts_again_clean(
+    bus: Bus, start_registry: Start, hub: Hub, tmp_path: Path
+) -> None:
+    """After a crash no half model is listed, cards of vanished models are taken back, and the download can go on."""
+    held = threading.Event()
+    hub.repos["org/m"] = Repo(model_files(), held=held)
+    first = await start_registry()
+    await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)
+    assert await asyncio.to_thread(hub.asked.wait, 30)
+    first.kill()
+    held.set()
+    bucket = await bus.bucket(bus.settings.subjects.bucket("models"))
+    path = str(tmp_path / "root" / "org" / "ghost")
+    ghost = ModelCard(model_id="org/ghost", path=path, architecture="X", max_model_len=1, vocab_size=1)
+    await bucket.put(encode_token("org/ghost"), ghost)
+    await start_registry()
+    assert await _listed(bus) == ["mine"]
+    assert await bucket.get(ModelCard, encode_token("org/ghost")) is None
+    events = await Events.of(bus, "org/m")
+    await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)
+    assert (await events.end()).phase == "ready"
+    assert await _listed(bus) == ["mine", "org/m"]
