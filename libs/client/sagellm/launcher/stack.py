@@ -166,6 +166,10 @@ class Stack:
                 task.cancel()
             await asyncio.gather(ready, death, return_exceptions=True)
 
+    def announce_ready(self) -> None:
+        """Report that the whole stack serves; for observers who see nothing but the changes."""
+        self._on_change(Change("stack", "ready", self.plan.http_url))
+
     def _death(self, name: str) -> Unavailable:
         child = self.children[name]
         words = "\n".join(f"    {line}" for line in child.last_lines())

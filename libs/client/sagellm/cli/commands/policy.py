@@ -1,0 +1,34 @@
+"""`sagellm policy`: show or change how requests are ordered and placed, live."""
+
+from sagellm.cli.options import Json, Nats, Queue, Router
+
+
+def policy(queue: Queue = None, router: Router = None, nats: Nats = None, as_json: Json = False) -> None:
+    """Show the scheduler's policy, or change it while requests run.
+
+    [bold]Examples[/bold]
+
+      sagellm policy                                   what is in force, and what may be chosen
+
+      sagellm policy --queue priority                  order by priority from now on
+
+      sagellm policy --queue fifo --router locality    change both
+    """
+    from sagellm.cli.bus import with_bus
+    from sagellm.cli.console import out, print_json
+    from sagellm_common.bus import Bus
+    from sagellm_common.contracts.policy import PolicyChange, PolicyReply
+
+    async def ask(bus: Bus) -> PolicyReply:
+        return await bus.request(bus.settings.subjects.policy, PolicyChange(queue=queue, router=router), PolicyReply)
+
+    reply = with_bus(nats, ask)
+    if as_json:
+        print_json(reply.model_dump())
+        return
+    for label, value, known in (
+        ("queue", reply.policy.queue, reply.known_queues),
+        ("router", reply.policy.router, reply.known_routers),
+    ):
+        others = ", ".join(name for name in known if name != value)
+        out().print(f"{label:<7} [bold green]{value}[/bold green]  [dim](others: {others or 'none'})[/dim]")

@@ -1,0 +1,52 @@
+"""`sagellm up`: the whole stack in the foreground."""
+
+from typing import Annotated
+
+import typer
+
+from sagellm.cli.options import Backend, Engines, Host, Model, Port, Queue, Router
+
+
+def up(
+    model: Model = None,
+    engines: Engines = 1,
+    backend: Backend = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    queue: Queue = None,
+    router: Router = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Ask the model for something once it is up.")] = False,
+) -> None:
+    """Start everything in the foreground; Ctrl-C stops it.
+
+    A NATS server starts too, on a free port, unless SAGELLM_NATS_URL names one. Settings of services are taken from
+    the environment (SAGELLM_MAX_MODEL_LEN, SAGELLM_OTLP_ENDPOINT, ...).
+
+    [bold]Examples[/bold]
+
+      sagellm up --demo                        the built-in model, asked for a story
+
+      sagellm up -m Qwen/Qwen3-0.6B -p 9000    another model, another port
+
+      sagellm up -n 4 --backend mock           four engines without weights, to try the services
+    """
+    import asyncio
+    import os
+
+    from sagellm.cli.foreground import run_foreground
+    from sagellm.launcher.config import StackConfig
+
+    config = StackConfig(
+        model=model,
+        engines=engines,
+        backend=backend,
+        host=host,
+        port=port,
+        queue=queue,
+        router=router,
+        nats_url=os.environ.get("SAGELLM_NATS_URL") or None,
+        deployment=os.environ.get("SAGELLM_DEPLOYMENT") or "default",
+    )
+    code = asyncio.run(run_foreground(config, demo=demo))
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,60 @@
+"""A decision record, for people."""
+
+from rich.table import Table
+
+from sagellm.cli.console import out
+from sagellm_common.contracts.decisions import Decision, DecisionRecord
+from sagellm_common.contracts.slo import Priority
+
+
+def print_record(record: DecisionRecord) -> None:
+    """Print what was asked, every placement with its candidates, and the outcome."""
+    priority = Priority(record.priority).name.lower() if record.priority in set(Priority) else str(record.priority)
+    out().print(f"Request {record.request_id}", style="bold", markup=False)
+    out().print(
+        f"{record.model}: {record.prompt_tokens} prompt tokens, at most {record.max_tokens} to generate, "
+        f"priority {priority}.",
+        markup=False,
+    )
+    for decision in record.decisions:
+        out().print(f"\n{decision_sentence(decision)}", markup=False)
+        out().print(_table(decision))
+    if not record.decisions:
+        out().print("No engine has been chosen for it yet.")
+    out().print(f"\n{outcome_sentence(record)}", style="red" if record.error else "green", markup=False)
+
+
+def decision_sentence(decision: Decision) -> str:
+    """Say in one sentence what was decided and why."""
+    again = f"Attempt {decision.epoch + 1}: " if decision.epoch else ""
+    return (
+        f"{again}{decision.scheduler_id} chose {decision.chosen} after {decision.queued_ms:.1f} ms in the queue "
+        f"({decision.queue_policy}, position {decision.queue_position}): {decision.reason} ({decision.router})."
+    )
+
+
+def _table(decision: Decision) -> Table:
+    table = Table("", "engine", "load", "running", "waiting", "reserved", "note", box=None, header_style="bold")
+    for candidate in decision.candidates:
+        is_chosen = candidate.engine_id == decision.chosen
+        figures = (f"{candidate.load:.1f}", str(candidate.running), str(candidate.waiting), str(candidate.reserved))
+        note = "chosen" if is_chosen else candidate.excluded or ""
+        style = "green" if is_chosen else "dim" if candidate.excluded else ""
+        table.add_row("→" if is_chosen else "", candidate.engine_id, *figures, note, style=style)
+    return table
+
+
+def outcome_sentence(record: DecisionRecord) -> str:
+    """Say in one sentence what came of it."""
+    if record.outcome is None:
+        return "It is still running."
+    parts = [f"Outcome: {record.outcome}"]
+    if record.completion_tokens is not None:
+        parts.append(f"{record.completion_tokens} tokens")
+    if record.ttft_ms is not None:
+        parts.append(f"the first after {record.ttft_ms:.0f} ms")
+    if record.e2e_ms is not None:
+        parts.append(f"all after {record.e2e_ms:.0f} ms")
+    if record.error:
+        parts.append(str(record.error.get("message", record.error)))
+    return ", ".join(parts) + "."
