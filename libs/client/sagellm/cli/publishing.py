@@ -6,10 +6,10 @@ import json
 from nats.aio.msg import Msg
 
 from sagellm.cli.console import err, out
-from sagellm.client.nats_async import NO_RESPONDERS, cancel_on
+from sagellm.client.nats_async import NO_RESPONDERS, cancel_on, read_reply
 from sagellm.client.replies import ReplyReader
 from sagellm_common.bus import Bus
-from sagellm_common.bus.messages import check_payload, decode_reply
+from sagellm_common.bus.messages import check_payload
 from sagellm_common.codec import CONTENT_TYPE, JSON
 from sagellm_common.contracts.generate import GenerateReply
 from sagellm_common.errors import DeadlineExceeded, InvalidArgument, Unavailable
@@ -59,7 +59,7 @@ async def _next(arrived: "asyncio.Queue[Msg]", silence_s: float) -> Msg:
 def _print(msg: Msg, reader: ReplyReader, bus: Bus, *, raw: bool) -> None:
     if (msg.headers or {}).get("Status") == NO_RESPONDERS:
         raise Unavailable(f"no gateway listens on {bus.settings.safe_url}: start one with `sagellm up`")
-    reply = decode_reply(GenerateReply, msg)
+    reply = read_reply(msg)
     if raw:
         out().print(msg.data.decode(errors="replace"), markup=False)
     chunk = reader.take(reply)

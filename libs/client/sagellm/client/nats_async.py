@@ -14,9 +14,10 @@ from sagellm.client.spans import RequestSpan
 from sagellm.client.where import nats_url
 from sagellm_common.bus import Bus, Limits
 from sagellm_common.bus.messages import decode_reply
+from sagellm_common.codec import content_type_of, decode
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.generate import CancelRequest, GenerateReply, GenerateRequest
-from sagellm_common.errors import DeadlineExceeded, SageError, Unavailable
+from sagellm_common.errors import DeadlineExceeded, InvalidArgument, SageError, Unavailable
 from sagellm_common.settings import BusSettings
 
 NO_RESPONDERS = "503"
@@ -108,6 +109,14 @@ def _settings(url: str | None, deployment: str | None) -> BusSettings:
     return BusSettings(**named)
 
 
+def read_reply(msg: Msg) -> GenerateReply:
+    """Decode a reply, also one that reports an error; raises the error if it is no reply but an error alone."""
+    try:
+        return decode(GenerateReply, msg.data, content_type_of(msg.headers))
+    except InvalidArgument:
+        return decode_reply(GenerateReply, msg)
+
+
 class NatsSource:
     """The replies to one request, from its own inbox."""
 
@@ -117,7 +126,6 @@ class NatsSource:
         self._silence_s = silence_s
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()  # bounded by the subscription: see `send`
         self._subscription: Subscription | None = None
-        self._failed = False
 
     @property
     def request_id(self) -> str | None:
@@ -140,11 +148,7 @@ class NatsSource:
 
     async def next(self) -> Chunk | None:
         while not self._reader.done:
-            try:
-                chunk = self._reader.take(self._decode(await self._next_message()))
-            except SageError:
-                self._failed = True
-                raise
+            chunk = self._reader.take(self._decode(await self._next_message()))
             if chunk is not None:
                 return chunk
         return None
@@ -162,7 +166,7 @@ class NatsSource:
                 f"no gateway listens on {self._bus.settings.safe_url} (deployment {self._bus.settings.deployment}): "
                 "start one with `sagellm up`"
             )
-        return decode_reply(GenerateReply, msg)
+        return read_reply(msg)
 
     async def close(self) -> None:
         """Leave the inbox, and cancel the request if it is still running."""

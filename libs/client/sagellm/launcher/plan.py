@@ -11,6 +11,9 @@ from sagellm.launcher.config import StackConfig
 from sagellm.launcher.threads import engine_thread_env, usable_cores
 from sagellm_common.nats_server import MAX_PAYLOAD_BYTES, find_server
 
+DRAIN_S = 5.0
+"""How long a stopping gateway or engine lets open requests go on; the launcher waits a little longer for each."""
+
 STOP_ORDER = ("gateway", "engine", "scheduler", "registry", "nats")
 """The gateway drains first, the bus goes last; engines of one stack go together."""
 
@@ -41,6 +44,7 @@ def make_plan(config: StackConfig, folder: Path, *, port: int, nats_port: int) -
     common = {
         "SAGELLM_NATS_URL": nats_url,
         "SAGELLM_DEPLOYMENT": config.deployment,
+        "SAGELLM_DRAIN_TIMEOUT_S": str(DRAIN_S),
         **config.env,
     }
     own = "" if config.nats_url is None else f"{socket.gethostname()}-{os.getpid()}-"
@@ -85,7 +89,7 @@ def _gateway(config: StackConfig, common: Mapping[str, str], name: str, port: in
 def _scheduler(config: StackConfig, common: Mapping[str, str], name: str) -> ChildSpec:
     env = {**common, "SAGELLM_SCHEDULER_ID": name}
     if config.queue is not None:
-        env["SAGELLM_QUEUE"] = config.queue
+        env["SAGELLM_QUEUE_POLICY"] = config.queue
     if config.router is not None:
         env["SAGELLM_ROUTER"] = config.router
     return _service("scheduler", name, env)

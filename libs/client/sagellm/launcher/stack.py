@@ -26,7 +26,7 @@ from sagellm_common.nats_server import free_port
 
 READY_TIMEOUT_S = 300.0
 POLL_S = 0.05
-GRACE_S = {"gateway": 6.0, "engine": 5.0, "scheduler": 3.0, "registry": 3.0, "nats": 3.0}
+GRACE_S = {"gateway": 8.0, "engine": 8.0, "scheduler": 3.0, "registry": 3.0, "nats": 3.0}
 
 State = Literal["starting", "ready", "died", "restarting", "stopping", "stopped"]
 
