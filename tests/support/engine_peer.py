@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import uuid
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from sagellm_common.bus import Bus, Received
@@ -12,10 +13,11 @@ from sagellm_common.contracts.dispatch import Ack, ControlReply, ControlRequest,
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.frames import TokenFrame, TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest
-from sagellm_common.contracts.reports import EngineReport, Progress
+from sagellm_common.contracts.reports import EngineReport, Gauges, Progress
 from sagellm_common.contracts.sampling import SamplingOptions
 from sagellm_common.contracts.scheduling import GatewayHeartbeat
-from support.wait import eventually
+from sagellm_common.subjects import encode_token
+from support.wait import eventually, eventually_async
 
 HEARTBEAT_S = 0.2
 
@@ -56,7 +58,7 @@ class EnginePeer:
     async def _beat(self) -> None:
         heartbeat = GatewayHeartbeat(gateway_id=self.gateway_id, incarnation="i1", open_requests=0)
         while True:
-            if self.heartbeats:
+            if self.heartbeats and self.bus.is_connected:
                 await self.bus.publish(self.subjects.gateway_heartbeat(self.gateway_id), heartbeat)
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -140,6 +142,15 @@ class EnginePeer:
         )
         return await self.bus.request(self.subjects.engine_resend(self.engine.engine_id), request, TokenItem)
 
+    async def repaired(self, dispatch: Dispatch, timeout_s: float = 20.0) -> tuple[str, int, int]:
+        """Ask for a resend at every gap until the first choice has ended; return its key."""
+        key = (dispatch.request_id, dispatch.epoch, 0)
+        while key not in self.ends:
+            self.gaps.clear()
+            self.take(await self.resend(dispatch, self.base(key) + len(self.tokens[key])))
+            await eventually(lambda: bool(self.gaps) or key in self.ends, timeout_s, f"a gap or the end of {key}")
+        return key
+
     async def ack(self, *dispatches: Dispatch) -> None:
         """Acknowledge requests."""
         ack = Ack(gateway_id=self.gateway_id, requests=[(d.request_id, d.epoch) for d in dispatches])
@@ -150,11 +161,22 @@ class EnginePeer:
         request = ControlRequest.model_validate({"action": action})
         return await self.bus.request(self.subjects.engine_control(self.engine.engine_id), request, ControlReply)
 
-    # what its reports say
+    async def held(self) -> int:
+        """How many requests the engine holds, ended and unacknowledged ones included."""
+        return int((await self.control("status")).detail["requests_held"])
 
-    @property
-    def last_report(self) -> EngineReport:
-        return self.reports[-1]
+    async def registered_as(self, state: str) -> None:
+        """Return once the engine's registration shows a state."""
+        bucket = await self.bus.bucket(self.subjects.bucket("engines"), ttl_s=10)
+        key = encode_token(self.engine.engine_id)
+
+        async def shows() -> bool:
+            found = await bucket.get(EngineRegistration, key)
+            return found is not None and found[0].state == state
+
+        await eventually_async(shows, what=f"registration as {state}")
+
+    # what its reports say
 
     def progress(self) -> dict[tuple[str, int, int], Progress]:
         """The progress of this gateway's requests in the last heartbeat that had any to tell."""
@@ -162,13 +184,17 @@ class EnginePeer:
         items = found.progress.get(self.gateway_id, []) if found is not None else []
         return {(p.request_id, p.epoch, p.choice): p for p in items}
 
+    async def reported(self, condition: Callable[[EngineReport], bool]) -> EngineReport:
+        """Return the first report from now on that fulfils a condition."""
+        start = len(self.reports)
+        await eventually(lambda: any(map(condition, self.reports[start:])), what="such a report")
+        return next(filter(condition, self.reports[start:]))
+
     async def idle(self) -> EngineReport:
         """Return the next report that shows an engine which has nothing to do and holds no page."""
-        seen = len(self.reports)
+        return await self.reported(lambda report: _is_idle(report.gauges))
 
-        def is_idle() -> bool:
-            gauges = [r.gauges for r in self.reports[seen:]]
-            return any(g.running == g.waiting == 0 and g.pages_free + g.pages_cached == g.pages_total for g in gauges)
 
-        await eventually(is_idle, what="an idle engine")
-        return self.last_report
+def _is_idle(gauges: Gauges) -> bool:
+    held = gauges.pages_total - gauges.pages_free - gauges.pages_cached
+    return gauges.running == gauges.waiting == held == 0

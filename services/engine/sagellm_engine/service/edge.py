@@ -19,7 +19,7 @@ from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest
 from sagellm_common.contracts.scheduling import GatewayHeartbeat
-from sagellm_common.errors import NotFound, SageError, Unavailable
+from sagellm_common.errors import DeadlineExceeded, NotFound, SageError, Unavailable
 from sagellm_engine.core.types import ModelInfo, StepOutput
 from sagellm_engine.core.validation import validate_request
 from sagellm_engine.service.assignments import Assignments
@@ -111,6 +111,8 @@ class EngineEdge:
             raise NotFound(f"this engine does not serve {dispatch.model!r}", param="model")
         request = engine_request(dispatch, now)
         validate_request(request, self._info)
+        if request.deadline is not None and request.deadline <= now:
+            raise DeadlineExceeded("the deadline was over before the engine got the request")
         trace = RequestTrace(dispatch.model)
         self.ledger.accept(
             key,
