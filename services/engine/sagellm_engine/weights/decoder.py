@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sagellm_engine.layers.linear import Linear
+from sagellm_engine.layers.linear import Linear, linear_for
 from sagellm_engine.models.config import ModelConfig
 from sagellm_engine.weights.checkpoint import Checkpoint
 
@@ -43,6 +43,7 @@ class WeightLoader:
         self._config = config
         self._dtype = dtype
         self._device = device
+        self._make_linear = linear_for(device, dtype)
 
     def load(self) -> DecoderWeights:
         """Load everything; raises InvalidArgument for a missing or misshapen tensor."""
@@ -54,7 +55,7 @@ class WeightLoader:
             embedding=embedding,
             layers=[self._layer(f"model.layers.{i}.") for i in range(config.num_layers)],
             norm=self._tensor("model.norm.weight", config.hidden_size),
-            lm_head=Linear(head, None),
+            lm_head=self._make_linear(head, None),
         )
 
     def _layer(self, prefix: str) -> LayerWeights:
@@ -89,7 +90,7 @@ class WeightLoader:
             if bias is not None:
                 self._checkpoint.copy_into(bias[start : start + size], name + ".bias")
             start += size
-        return Linear(weight, bias)
+        return self._make_linear(weight, bias)
 
     def _tensor(self, name: str, *shape: int) -> Tensor:
         target = self._empty(*shape)
