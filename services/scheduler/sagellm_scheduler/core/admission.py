@@ -13,11 +13,10 @@ def refusal(
 
     An epoch above 0 continues a stream that was admitted before: the length of the queue does not stop it.
     """
-    engines = fleet.serving(submit.model)
-    if not engines:
+    longest = fleet.longest_context(submit.model)
+    if longest is None:
         known = ", ".join(fleet.models()) or "none at the moment"
         return NotFound(f"no engine serves the model {submit.model!r}; known models: {known}", param="model")
-    longest = max(engine.max_context for engine in engines)
     if context_tokens(submit) >= longest:
         return InvalidArgument(
             f"the prompt has {context_tokens(submit)} tokens; an engine of {submit.model!r} "

@@ -53,6 +53,11 @@ class Fleet:
             slots = self._slots[model] = np.array(found, np.intp)
         return slots
 
+    def longest_context(self, model: str) -> int | None:
+        """Tokens of the longest context that an engine of the model can hold, ready or not; None without engines."""
+        slots = self.slots(model)
+        return int(self.columns.max_context[slots].max()) if len(slots) else None
+
     # what engines say
 
     def register(self, registration: EngineRegistration, now: float) -> Engine | None:

@@ -1,0 +1,140 @@
+"""Decisions of the scheduler core alone: how many a second, and how long one takes, with 10 to 1,000 engines.
+
+Each measured event is a submit that ends in an assignment with its decision record. Between two submits a request
+ends and an engine reports, as in steady state, outside the measured time but within the total of the rate.
+`python -m benchmarks.scheduler_core` prints the table.
+"""
+
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.events import RequestEvent
+from sagellm_common.contracts.reports import EngineReport, Gauges
+from sagellm_common.contracts.scheduling import Assignment, Submit
+from sagellm_scheduler.core import events
+from sagellm_scheduler.core.actions import Assign
+from sagellm_scheduler.core.config import CoreConfig
+from sagellm_scheduler.core.machine import SchedulerCore
+from sagellm_scheduler.queueing.policy import QUEUE_POLICIES
+from sagellm_scheduler.routing.router import ROUTERS
+
+FLEETS = (10, 100, 1000)
+NUM_DECISIONS = 3000
+SLOTS = 64
+EPOCH = (1, 1)
+
+
+def make_core(num_engines: int, router: str) -> SchedulerCore:
+    """Return a leading core that knows so many idle engines of one model."""
+    config = CoreConfig(scheduler_id="bench", queue=QUEUE_POLICIES.make("fifo"), router=ROUTERS.make(router))
+    core = SchedulerCore(config)
+    core.handle(events.BusUp(), 0.0)
+    core.handle(events.LeadershipGained(EPOCH), 0.0)
+    for number in range(num_engines):
+        core.handle(events.EngineRegistered(_registration(number)), 0.0)
+        core.handle(events.EngineReported(_report(f"e{number}", 1, 0, 0)), 0.0)
+    return core
+
+
+def _registration(number: int) -> EngineRegistration:
+    return EngineRegistration(
+        engine_id=f"e{number}",
+        incarnation="i",
+        models=("m",),
+        backend="mock",
+        kind="mock",
+        max_model_len=8192,
+        page_size=16,
+        num_pages=8192,
+        max_num_seqs=SLOTS,
+        max_batch_tokens=4096,
+    )
+
+
+def _report(engine_id: str, number: int, running: int, last: int) -> EngineReport:
+    gauges = Gauges(8192, 8192 - 40 * running, 0, 0, running, 0, 640 * running, 0.9)
+    return EngineReport(engine_id, "i", number, gauges, list(EPOCH), last)
+
+
+class _Load:
+    """Steady state: half of all slots are taken; each new request is followed by an end and a report."""
+
+    def __init__(self, core: SchedulerCore, num_engines: int) -> None:
+        self.core, self.now, self.count = core, 0.0, 0
+        self.open: deque[Assignment] = deque()
+        self.running = dict.fromkeys((f"e{number}" for number in range(num_engines)), 0)
+        self.last = dict.fromkeys(self.running, 0)
+
+    def submit(self) -> float:
+        """Submit one request; return the seconds that the core took."""
+        self.count += 1
+        self.now += 1e-4
+        event = events.Submitted(
+            Submit(
+                request_id=f"r{self.count}",
+                gateway_id="g",
+                model="m",
+                prompt_tokens=512,
+                max_tokens=128,
+                user=f"u{self.count % 997}",
+                prefix_hash=self.count % 1009 + 1,
+            )
+        )
+        began = time.perf_counter()
+        actions = self.core.handle(event, self.now)
+        took = time.perf_counter() - began
+        (made,) = [action.assignment for action in actions if isinstance(action, Assign)]
+        self.open.append(made)
+        self.running[made.engine_id] += 1
+        self.last[made.engine_id] = made.number
+        return took
+
+    def settle(self) -> None:
+        """End the oldest request and let its engine report."""
+        ended = self.open.popleft()
+        self.running[ended.engine_id] -= 1
+        event = RequestEvent(request_id=ended.request_id, phase="finished", completion_tokens=128)
+        self.core.handle(events.RequestEnded(event), self.now)
+        engine_id = ended.engine_id
+        report = _report(engine_id, self.count + 1, self.running[engine_id], self.last[engine_id])
+        self.core.handle(events.EngineReported(report), self.now)
+
+
+def measure(num_engines: int, router: str = "load_balanced", num_decisions: int = NUM_DECISIONS) -> dict[str, float]:
+    """Return decisions a second (ends and reports included) and microseconds per decision, p50 and p99."""
+    load = _Load(make_core(num_engines, router), num_engines)
+    for _ in range(min(num_engines * SLOTS // 2, 2000)):
+        load.submit()
+    took = np.empty(num_decisions)
+    began = time.perf_counter()
+    for index in range(num_decisions):
+        took[index] = load.submit()
+        load.settle()
+    total = time.perf_counter() - began
+    p50, p99 = np.percentile(took, [50, 99]) * 1e6
+    return {"decisions_per_s": round(num_decisions / total), "p50_us": round(p50, 1), "p99_us": round(p99, 1)}
+
+
+def run() -> dict[str, Any]:
+    """Measure all fleets with the default router, and the largest with every router."""
+    result: dict[str, Any] = {str(number): measure(number) for number in FLEETS}
+    result["routers_at_1000"] = {router: measure(1000, router, 1000) for router in ROUTERS.known()}
+    return result
+
+
+def main() -> None:
+    """Print the table."""
+    result = run()
+    print(f"{'':>24}{'decisions/s':>14}{'p50 µs':>10}{'p99 µs':>10}")
+    rows = [(f"{number} engines", result[str(number)]) for number in FLEETS]
+    rows += [(f"1000, {router}", row) for router, row in result["routers_at_1000"].items()]
+    for name, row in rows:
+        print(f"{name:>24}{row['decisions_per_s']:>14,.0f}{row['p50_us']:>10.1f}{row['p99_us']:>10.1f}")
+
+
+if __name__ == "__main__":
+    main()
