@@ -1,4 +1,4 @@
-"""Write the Grafana dashboards in compose/grafana/dashboards from the table below: `python tools/dashboards.py`."""
+"""Write the Grafana dashboards of compose/ from the table below: `python -m tools.make_dashboards`."""
 
 import json
 from dataclasses import dataclass
@@ -35,6 +35,12 @@ def rate(counter: str, *, by: str) -> dict[str, str]:
 def total_rate(counter: str, legend: str) -> dict[str, str]:
     """Return the query for a counter's rate per second over all its labels."""
     return {legend: f"sum(rate({counter}_total{RATE})) or vector(0)"}
+
+
+def share(part: str, whole: str, *, by: str) -> dict[str, str]:
+    """Return the query for the ratio of two counters by one label; 0 while the whole stands still."""
+    rates = [f"sum by ({by}) (rate({counter}_total{RATE}))" for counter in (part, whole)]
+    return {f"{{{{{by}}}}}": f"{rates[0]} / ({rates[1]} > 0) or vector(0)"}
 
 
 def met(objective: str) -> dict[str, str]:
@@ -101,12 +107,7 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
             Panel(
                 "Share of prompt tokens found in the prefix cache",
                 "percentunit",
-                {
-                    "{{instance}}": (
-                        f"sum by (instance) (rate(sagellm_engine_prefix_cache_hits_total{RATE})) "
-                        f"/ (sum by (instance) (rate(sagellm_engine_prefix_cache_queries_total{RATE})) > 0) or vector(0)"
-                    )
-                },
+                share("sagellm_engine_prefix_cache_hits", "sagellm_engine_prefix_cache_queries", by="instance"),
             ),
             Panel("Prompt tokens a second by engine", "short", rate("sagellm_engine_prompt_tokens", by="instance")),
         ],
