@@ -69,8 +69,8 @@ class _Load:
         self.running = dict.fromkeys((f"e{number}" for number in range(num_engines)), 0)
         self.last = dict.fromkeys(self.running, 0)
 
-    def submit(self) -> float:
-        """Submit one request; return the seconds that the core took."""
+    def submit(self) -> tuple[float, float]:
+        """Submit one request; return the seconds that the core took, by the clock and of this thread's computing."""
         self.count += 1
         self.now += 1e-4
         event = events.Submitted(
@@ -84,9 +84,9 @@ class _Load:
                 prefix_hash=self.count % 1009 + 1,
             )
         )
-        began = time.perf_counter()
+        began_cpu, began = time.thread_time(), time.perf_counter()
         actions = self.core.handle(event, self.now)
-        took = time.perf_counter() - began
+        took = time.perf_counter() - began, time.thread_time() - began_cpu
         (made,) = [action.assignment for action in actions if isinstance(action, Assign)]
         self.open.append(made)
         self.running[made.engine_id] += 1
@@ -105,18 +105,26 @@ class _Load:
 
 
 def measure(num_engines: int, router: str = "load_balanced", num_decisions: int = NUM_DECISIONS) -> dict[str, float]:
-    """Return decisions a second (ends and reports included) and microseconds per decision, p50 and p99."""
+    """Return decisions a second (ends and reports included) and microseconds per decision, p50 and p99.
+
+    `cpu_p99_us` counts computing only: on a machine with busy neighbours the clock counts their time slices too.
+    """
     load = _Load(make_core(num_engines, router), num_engines)
     for _ in range(min(num_engines * SLOTS // 2, 2000)):
         load.submit()
-    took = np.empty(num_decisions)
+    took = np.empty((num_decisions, 2))
     began = time.perf_counter()
     for index in range(num_decisions):
         took[index] = load.submit()
         load.settle()
     total = time.perf_counter() - began
-    p50, p99 = np.percentile(took, [50, 99]) * 1e6
-    return {"decisions_per_s": round(num_decisions / total), "p50_us": round(p50, 1), "p99_us": round(p99, 1)}
+    p50, p99 = np.percentile(took, [50, 99], axis=0) * 1e6
+    return {
+        "decisions_per_s": round(num_decisions / total),
+        "p50_us": round(p50[0], 1),
+        "p99_us": round(p99[0], 1),
+        "cpu_p99_us": round(p99[1], 1),
+    }
 
 
 def run() -> dict[str, Any]:
@@ -129,11 +137,13 @@ def run() -> dict[str, Any]:
 def main() -> None:
     """Print the table."""
     result = run()
-    print(f"{'':>24}{'decisions/s':>14}{'p50 µs':>10}{'p99 µs':>10}")
+    print(f"{'':>24}{'decisions/s':>14}{'p50 µs':>10}{'p99 µs':>10}{'CPU p99 µs':>12}")
     rows = [(f"{number} engines", result[str(number)]) for number in FLEETS]
     rows += [(f"1000, {router}", row) for router, row in result["routers_at_1000"].items()]
     for name, row in rows:
-        print(f"{name:>24}{row['decisions_per_s']:>14,.0f}{row['p50_us']:>10.1f}{row['p99_us']:>10.1f}")
+        print(
+            f"{name:>24}{row['decisions_per_s']:>14,.0f}{row['p50_us']:>10.1f}{row['p99_us']:>10.1f}{row['cpu_p99_us']:>12.1f}"
+        )
 
 
 if __name__ == "__main__":
