@@ -189,14 +189,16 @@ class World:
             work()
 
     def _plan_faults(self) -> None:
-        moments = lambda count: [0.2 + 2 * self.random.random() for _ in range(count)]  # noqa: E731  # used thrice, here
-        for moment, engine_id in zip(moments(self.faults.engine_deaths), list(self.engines), strict=False):
+        for moment, engine_id in zip(self._moments(self.faults.engine_deaths), list(self.engines), strict=False):
             self.at(moment, lambda e=engine_id: self._kill(e))  # type: ignore[misc]
-        for moment in moments(self.faults.leader_changes):
+        for moment in self._moments(self.faults.leader_changes):
             self.at(moment, self._change_leader)
-        for moment in moments(self.faults.bus_failures):
+        for moment in self._moments(self.faults.bus_failures):
             self.at(moment, lambda: self._bus(False))
             self.at(moment + self.random.random() * 3, lambda: self._bus(True))
+
+    def _moments(self, count: int) -> list[float]:
+        return [0.2 + 2 * self.random.random() for _ in range(count)]
 
     # messages
 

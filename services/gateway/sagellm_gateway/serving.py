@@ -49,6 +49,7 @@ async def _serve(bus: Bus, settings: GatewaySettings, listener: socket.socket, s
     )
     server = _Server(config)
     http = asyncio.create_task(server.serve(sockets=[listener]))
+    await gateway.announce()
     host, port = listener.getsockname()[:2]
     log.info("gateway_ready", gateway_id=settings.gateway_id, url=f"http://{host}:{port}")
     await asyncio.wait([asyncio.create_task(stop.wait()), http], return_when=asyncio.FIRST_COMPLETED)

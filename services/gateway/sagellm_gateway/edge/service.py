@@ -66,14 +66,18 @@ class GatewayService:
         """Subscribe, learn leader and engines, begin to send heartbeats."""
         self._watch_bus()
         await self._inbound.start()
+        self._tasks.spawn(self._tick())
+        self._tasks.spawn(self._beat())
+
+    async def announce(self) -> None:
+        """Answer discovery on the bus: from now on the gateway serves."""
         self._micro = await MicroService.start(
             self.bus,
             "gateway",
             "takes requests over HTTP and NATS and streams tokens back",
             {"gateway_id": self.settings.gateway_id, "pid": str(os.getpid())},
         )
-        self._tasks.spawn(self._tick())
-        self._tasks.spawn(self._beat())
+        await self.bus.flush()
 
     async def drain(self) -> None:
         """Refuse what is new, let what is open finish within `drain_timeout_s`, then cancel the rest."""
