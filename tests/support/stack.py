@@ -74,7 +74,7 @@ class LocalStack:
 
     def _check_alive(self) -> None:
         for process in self.services.processes:
-            assert process.exit_code is None, f"{process.service} ended\n{process.log_text()}"
+            assert process.exit_code in (None, 0), f"{process.service} ended\n{process.log_text()}"
 
     def logs(self) -> str:
         """The last lines of every process."""

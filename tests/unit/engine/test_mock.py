@@ -14,8 +14,8 @@ GOLDEN = [850, 503, 155, 103, 756, 408]
 
 @pytest.mark.acceptance(5)
 def test_tokens_are_a_function_of_prompt_seed_and_choice() -> None:
-    """Two mock engines, in any company, make the same stream; another prompt, seed or choice makes another."""
-    items = [request([1, 2], seed=1), request([1, 3], seed=1), request([1, 2], seed=2)]
+    """Two mock engines, in any company, make the same sampled stream; another prompt or seed makes another."""
+    items = [request(prompt, seed=seed, temperature=1.0) for prompt, seed in (([1, 2], 1), ([1, 3], 1), ([1, 2], 2))]
     together = [result.tokens for result in run(mock_core(), items)]
     alone = [run(mock_core(max_batch_tokens=64), [item])[0].tokens for item in items]
     assert together == alone
@@ -23,9 +23,16 @@ def test_tokens_are_a_function_of_prompt_seed_and_choice() -> None:
     assert all(0 <= token < 1000 for tokens in together for token in tokens)
 
 
+def test_greedy_does_not_depend_on_the_seed() -> None:
+    """At temperature 0 the seed changes nothing, as with a real model."""
+    assert (
+        run(mock_core(), [request([1, 2], seed=1)])[0].tokens == run(mock_core(), [request([1, 2], seed=2)])[0].tokens
+    )
+
+
 def test_golden_stream() -> None:
-    """The stream is the same in every process and version."""
-    assert run(mock_core(), [request([1, 2, 3], seed=42, max_tokens=6)])[0].tokens == GOLDEN
+    """The sampled stream is the same in every process and version."""
+    assert run(mock_core(), [request([1, 2, 3], seed=42, max_tokens=6, temperature=1.0)])[0].tokens == GOLDEN
 
 
 def test_vocabulary_is_used() -> None:

@@ -1,8 +1,8 @@
 """The `mock` backend: no weights, no torch; a deterministic token source with a time model.
 
-A token is a function of the prompt, the seed, the choice and the token's place in the output alone, so that any two
-mock engines continue the same stream. Every token is as good as another: sampling options other than `seed`,
-`max_tokens` and the stop tokens do nothing.
+A token is a function of the prompt and of its place in the output alone, and above temperature 0 of the seed and the
+choice, so that any two mock engines continue the same stream. Every token is as good as another: other sampling
+options, `max_tokens` and the stop tokens apart, do nothing.
 """
 
 import time
@@ -90,8 +90,9 @@ class MockRunner:
 
 
 def _base(seq: SequenceState) -> int:
-    """Return what all tokens of a choice have in common: prompt, seed and choice in 64 bits."""
+    """Return what all tokens of a choice have in common: the prompt and, unless greedy, seed and choice; 64 bits."""
     prompt = crc32(array("q", seq.request.prompt_token_ids).tobytes())
-    mixed = (prompt << 32 | crc32(repr((seq.sampling.seed, seq.choice)).encode())) * _STEP
+    sampled = (seq.sampling.seed, seq.choice) if seq.sampling.temperature > 0 else None
+    mixed = (prompt << 32 | crc32(repr(sampled).encode())) * _STEP
     # tokens are counted from the start of the prompt; take its length out, so that index 0 is index 0
     return (mixed - seq.num_prompt * _STEP) & _MASK
