@@ -65,9 +65,10 @@ async def test_a_deadline_ends_a_request_with_a_typed_error(start_engine: StartE
     """A request that is not done in time ends with deadline_exceeded, and one that comes too late is refused so."""
     _, peer = await start_engine(mock_step_ms=5)
     key = await peer.run(max_tokens=ENDLESS, deadline_ms=60)
-    assert peer.ends[key].finish == "error"
-    assert peer.ends[key].error is not None
-    assert peer.ends[key].error["code"] == "deadline_exceeded"
+    end = peer.ends[key]
+    assert end.finish == "error"
+    assert end.error is not None
+    assert end.error["code"] == "deadline_exceeded"
     assert peer.tokens[key]
     await peer.idle()
     with pytest.raises(DeadlineExceeded):

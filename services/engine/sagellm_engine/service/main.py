@@ -1,6 +1,7 @@
 """The life of an engine process: connect, load, register, serve, drain, leave."""
 
 import asyncio
+import gc
 import os
 import time
 import uuid
@@ -53,6 +54,8 @@ async def _load(steps: StepThread, source: ModelSource) -> Loaded:
     started = time.monotonic()
     log.info("model_loading", model=source.name)
     loaded = await steps.start()
+    gc.collect()
+    gc.freeze()  # what a model brings stays; walking it in every full collection would stall a step
     seconds = round(time.monotonic() - started, 3)
     log.info("model_loaded", model=source.name, kind=loaded.info.kind, pages=loaded.info.num_pages, seconds=seconds)
     return loaded

@@ -66,8 +66,9 @@ class Registration:
                 await self._renew()
                 wait_s = RENEW_S
             except SageError as error:
+                if wait_s != RETRY_S:  # once per outage
+                    log.warning("registration_not_renewed", error=error.message)
                 wait_s = RETRY_S
-                log.warning("registration_not_renewed", error=error.message)
 
     async def _renew(self) -> None:
         """Renew; if the entry is not as we left it, find out why."""

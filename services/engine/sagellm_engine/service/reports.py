@@ -91,10 +91,12 @@ class Reporter:
             gauges.running,
             gauges.waiting_tokens,
             gauges.running_tokens,
-            min(1.0, max(0.0, self._in_steps_s) / BUSY_WINDOW_S),
+            min(1.0, self._in_steps_s / BUSY_WINDOW_S),
         )
 
     def _forget_old_steps(self, now: float) -> None:
         steps = self._steps
         while steps and steps[0][0] < now - BUSY_WINDOW_S:
             self._in_steps_s -= steps.popleft()[1]
+        if not steps:
+            self._in_steps_s = 0.0  # rounding must not add up

@@ -27,7 +27,7 @@ from sagellm_engine.service.requests import first_indexes
 log = structlog.get_logger(__name__)
 
 STEPS_AHEAD = 2
-"""Steps that may be made before the event loop has sent what the first of them made."""
+"""Steps whose tokens may wait to be sent; one more is computed, then the thread waits."""
 
 GAUGES_INTERVAL_S = 0.05
 IDLE_CHECK_S = 1.0
@@ -158,8 +158,8 @@ class StepThread:
         gauges = None
         if now - self._gauges_at >= GAUGES_INTERVAL_S or not core.has_work():
             self._gauges_at, gauges = now, core.gauges()
-        self._post(self._on_step, StepDone(output, gauges))
         self._slots.acquire()
+        self._post(self._on_step, StepDone(output, gauges))
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody listens any more
