@@ -1,5 +1,6 @@
 """An engine alone: what it refuses, with which error, and that it goes on."""
 
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,46 +34,48 @@ async def test_an_unknown_model_is_not_found(start_engine: StartEngine) -> None:
     await peer.run()
 
 
-@pytest.mark.parametrize(
-    ("changes", "param"),
-    [
-        ({"prompt_token_ids": [1] * 64}, "prompt"),
-        ({"prompt_token_ids": []}, "prompt"),
-        ({"prompt_token_ids": [10**9]}, "prompt"),
-        ({"prompt_token_ids": [-1]}, "prompt"),
-        ({"delivered": [[1], [2]]}, "delivered"),
-        ({"min_tokens": 9}, "min_tokens"),
-        ({"stop_token_ids": (10**9,)}, "stop_token_ids"),
-        ({"seed": None}, "sampling"),
-        ({"max_tokens": None}, "sampling"),
-    ],
+INVALID: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"prompt_token_ids": [1] * 64}, "prompt"),
+    ({"prompt_token_ids": []}, "prompt"),
+    ({"prompt_token_ids": [10**9]}, "prompt"),
+    ({"prompt_token_ids": [-1]}, "prompt"),
+    ({"delivered": [[1], [2]]}, "delivered"),
+    ({"min_tokens": 9}, "min_tokens"),
+    ({"stop_token_ids": (10**9,)}, "stop_token_ids"),
+    ({"seed": None}, "sampling"),
+    ({"max_tokens": None}, "sampling"),
 )
-async def test_what_cannot_be_computed_is_an_invalid_argument(
-    start_engine: StartEngine, changes: dict[str, Any], param: str
-) -> None:
+
+
+async def test_what_cannot_be_computed_is_an_invalid_argument(start_engine: StartEngine) -> None:
     """A prompt over the context, an empty one, unknown tokens and absurd options name the parameter at fault."""
     _, peer = await start_engine(max_model_len=64)
-    with pytest.raises(InvalidArgument) as caught:
-        await peer.dispatch(peer.make(**changes))
-    assert caught.value.param == param
+    for changes, param in INVALID:
+        with pytest.raises(InvalidArgument) as caught:
+            await peer.dispatch(peer.make(**changes))
+        assert caught.value.param == param
     await peer.run()
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03", b"\xff" * 100, b'{"request_id": "a"}'])
-async def test_a_malformed_message_is_an_invalid_argument(start_engine: StartEngine, body: bytes) -> None:
-    """Bytes that are no dispatch get a typed error on every subject of the engine, which goes on."""
+MALFORMED = (b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03", b"\xff" * 100, b'{"request_id": "a"}')
+
+
+async def test_a_malformed_message_is_an_invalid_argument(start_engine: StartEngine) -> None:
+    """Bytes that are no message get a typed error on every subject of the engine, which goes on."""
     _, peer = await start_engine()
     subjects, engine_id = peer.subjects, peer.engine.engine_id
-    for subject in (
+    served = (
         subjects.engine_dispatch(engine_id),
         subjects.engine_cancel(engine_id),
         subjects.engine_resend(engine_id),
         subjects.engine_control(engine_id),
-    ):
+    )
+    for subject, body in itertools.product(served, MALFORMED):
         msg: Msg = await peer.bus.client.request(subject, body, timeout=5)
         with pytest.raises(InvalidArgument):
             decode_reply(DispatchReply, msg)
-    await peer.bus.client.publish(subjects.engine_ack(engine_id), body)
+    for body in MALFORMED:
+        await peer.bus.client.publish(subjects.engine_ack(engine_id), body)
     await peer.run()
 
 

@@ -64,7 +64,7 @@ async def test_a_newer_epoch_replaces_the_older_one(start_engine: StartEngine) -
 async def test_each_choice_has_its_own_tokens(start_engine: StartEngine) -> None:
     """A request for three choices streams three different sequences under one request id."""
     _, peer = await start_engine()
-    dispatch = peer.make(n=3, max_tokens=12)
+    dispatch = peer.make(n=3, max_tokens=12, temperature=1.0)
     await peer.dispatch(dispatch)
     keys = [await peer.ended(dispatch, choice) for choice in range(3)]
     streams = [tuple(peer.tokens[key]) for key in keys]
