@@ -49,7 +49,7 @@ class BulkHistogram(Collector):
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=["model_name"])
-        for model, counts in self._counts.items():
+        for model, counts in list(self._counts.items()):
             buckets, total = [], 0
             for bound, count in zip([*map(str, self._bounds), "+Inf"], counts, strict=True):
                 total += count
@@ -68,7 +68,7 @@ class _Repairs(Collector):
         family = CounterMetricFamily(
             "sagellm_gateway_repairs", "what was dropped or repaired between bus and clients", labels=["kind"]
         )
-        for kind, count in sorted(self._counts.items()):
+        for kind, count in sorted(dict(self._counts).items()):
             family.add_metric([kind], count)
         yield family
 

@@ -66,7 +66,8 @@ class Intake:
         if skip < 0:
             self._state.counts["gap"] += 1
             choice.ahead = max(choice.ahead, item.first_index + len(item.token_ids) + (item.finish is not None))
-            self.ask_again(request, item.choice, now)
+            if request.blocked_since == FOREVER:
+                self.ask_again(request, item.choice, now)
             return False
         self._state.counts["duplicate"] += min(skip, len(item.token_ids))
         return len(item.token_ids) > skip or (len(item.token_ids) == skip and item.finish is not None)

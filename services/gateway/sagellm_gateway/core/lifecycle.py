@@ -81,8 +81,10 @@ class GatewayCore:
                 if request is not None:
                     self._state.give_up(request, event.error, now)
 
-    def take(self, items: Iterable[TokenItem], now: float) -> list[Action]:
-        """Take the items of a token frame: the hot path."""
+    def take(self, items: Iterable[TokenItem], now: float, source: tuple[str, str] | None = None) -> list[Action]:
+        """Take the items of a token frame of the engine (id, incarnation) `source`: the hot path."""
+        if source is not None:
+            self._repair.heard(source, now)
         take = self._intake.take
         for item in items:
             take(item, now)

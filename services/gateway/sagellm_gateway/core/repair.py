@@ -32,6 +32,11 @@ class Repair:
         for item in progress:
             self._compare(engine_id, item, now)
 
+    def heard(self, source: tuple[str, str], now: float) -> None:
+        """Note that an engine (id, incarnation) that is known to live has sent a frame."""
+        if source in self._reported_at:
+            self._reported_at[source] = now
+
     def _compare(self, engine_id: str, item: Progress, now: float) -> None:
         request = self._state.find(item.request_id, item.epoch)
         if request is None:
@@ -110,7 +115,7 @@ class Repair:
 
     def _probe(self, request: Request, now: float) -> None:
         probe_s = self._state.config.probe_s
-        silent_since = max(request.heard_at, self._state.bus_up_since or now)
+        silent_since = max(request.heard_at, now - self._state.bus_up_s(now))
         if now >= silent_since + probe_s and request.blocked_since == FOREVER:
             index = next(i for i, choice in enumerate(request.choices) if choice.finish is None)
             self._intake.ask_again(request, index, now)

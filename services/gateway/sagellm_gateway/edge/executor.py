@@ -150,7 +150,8 @@ class Executor:
     def _first_token(self, action: act.FirstToken) -> None:
         record = self.records[action.request.request_id]
         record.span.add_event("first_token", {"sagellm.ttft_ms": action.ttft_s * 1000})
-        self.announce(phase_event(action.request, "first_token", ttft_s=action.ttft_s))
+        with record.in_trace():
+            self.announce(phase_event(action.request, "first_token", ttft_s=action.ttft_s))
 
     def _migrated(self, action: act.Migrated) -> None:
         request = action.request

@@ -64,7 +64,7 @@ class Inbound:
         await self._engines.stop()
 
     def _on_frame(self, frame: TokenFrame, received: Received) -> None:
-        actions = self._core.take(frame.items, time.monotonic())
+        actions = self._core.take(frame.items, time.monotonic(), (frame.engine_id, frame.incarnation))
         if actions:
             self._executor.run(actions)
 

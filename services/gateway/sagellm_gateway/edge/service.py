@@ -28,7 +28,7 @@ from sagellm_gateway.edge.models import TextModels
 from sagellm_gateway.edge.record import Record, end_span, start_span
 from sagellm_gateway.edge.tasks import Tasks
 from sagellm_gateway.generation.api import Generation, ServedModel
-from sagellm_gateway.generation.preparation import Prepared, end_token_ids, pipelines, prepare, text_of
+from sagellm_gateway.generation.preparation import Prepared, end_token_ids, is_short, pipelines, prepare
 from sagellm_gateway.generation.stream import TokenStream
 from sagellm_gateway.metrics import GatewayMetrics
 from sagellm_gateway.settings import GatewaySettings
@@ -37,8 +37,6 @@ from sagellm_gateway.text.model import TextModel
 log = structlog.get_logger(__name__)
 TICK_S = 0.05
 HEARTBEAT_S = 1.0
-# Shorter prompts are tokenized at once: 2,000 characters cost less than the way to a thread and back.
-INLINE_CHARS = 2000
 
 
 class GatewayService:
@@ -126,6 +124,7 @@ class GatewayService:
         model = self._directory.find(request.model)
         texts = await self._texts.get(model.id, is_mock=self._directory.is_mock(model.id))
         prepared = await self._prepare(request, texts, model.max_model_len)
+        self._check_open()
         stream = TokenStream(
             request_id=uuid.uuid4().hex,
             model=model.id,
@@ -152,9 +151,8 @@ class GatewayService:
             raise ResourceExhausted("too many requests are open; try again later", retry_after_s=1.0)
 
     async def _prepare(self, request: GenerateRequest, texts: TextModel, max_model_len: int) -> Prepared:
-        text = text_of(request)
         default = self.settings.default_max_tokens
-        if text is not None and len(text) < INLINE_CHARS:
+        if is_short(request):
             return prepare(request, texts, max_model_len, default)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, prepare, request, texts, max_model_len, default)

@@ -16,6 +16,7 @@ from sagellm_gateway.text.tools import ToolCallParser
 
 # Tokens per index block of the deployment; prompts are compared by chained hashes of these blocks.
 BLOCK_TOKENS = 256
+SHORT_CHARS, SHORT_TOKENS = 500, 4096
 # A prompt of a context's tokens has seldom more characters; far longer ones are refused before they are tokenized.
 MAX_CHARS_PER_TOKEN = 64
 
@@ -30,9 +31,17 @@ class Prepared:
     prefix_hash: int
 
 
-def text_of(request: GenerateRequest) -> str | None:
-    """Return the prompt if it is plain text."""
-    return request.prompt if isinstance(request.prompt, str) else None
+def is_short(request: GenerateRequest) -> bool:
+    """Whether preparing a request costs no more than the way to a thread and back.
+
+    Measured: 0.14 ms for that way; 0.2 ms for 500 characters or a short chat, 1.2 ms for 2,000 characters.
+    """
+    if isinstance(request.prompt, str):
+        return len(request.prompt) <= SHORT_CHARS
+    if request.prompt is not None:
+        return len(request.prompt) <= SHORT_TOKENS
+    contents = [message.content for message in request.messages or ()]
+    return not request.tools and sum(len(c) if isinstance(c, str) else SHORT_CHARS for c in contents) <= SHORT_CHARS
 
 
 def prepare(request: GenerateRequest, texts: TextModel, max_model_len: int, default_max_tokens: int | None) -> Prepared:

@@ -18,6 +18,7 @@ from sagellm_gateway.nats_api.caller import Caller
 
 log = structlog.get_logger(__name__)
 LOOK_S = 0.25
+LAST_REPLIES_S = 2.0
 NO_RESPONDERS = "503"
 MAX_PENDING = 16_384
 
@@ -49,7 +50,10 @@ class NatsApi:
             await self._requests.drain()  # type: ignore[no-untyped-call]  # the library leaves it unannotated
 
     async def stop(self) -> None:
-        """Stop at once; requests that are still open get no further reply."""
+        """Wait until the last replies are out, for `LAST_REPLIES_S` at most, then stop."""
+        deadline = time.monotonic() + LAST_REPLIES_S
+        while self._callers and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
         await self._tasks.close()
 
     async def _receive(self, msg: Msg) -> None:
