@@ -1,0 +1,220 @@
+"""nats.conf on a real nats-server: what each user may do, and what nobody may."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from sagellm_common.nats_server import NatsServer
+from support.compose import dot_env
+from support.compose_stack import start_nats
+from support.wait import eventually
+
+USERS = ["gateway", "scheduler", "registry", "engine", "client"]
+PREFIX = "sagellm.default.v1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A nats-server with the shipped configuration."""
+    started = start_nats(tmp_path_factory.mktemp("nats"))
+    yield started
+    started.stop()
+
+
+class User:
+    """A connection of one user, and the refusals that the server has sent it."""
+
+    def __init__(self, client: Client, refused: list[str]) -> None:
+        self.client, self.refused = client, refused
+
+    @classmethod
+    async def connect(cls, server: NatsServer, name: str) -> "User":
+        refused: list[str] = []
+
+        async def on_error(error: Exception) -> None:
+            refused.append(str(error).lower())
+
+        client = await nats.connect(
+            server.url,
+            user=name,
+            password=dot_env()[f"NATS_{name.upper()}_PASSWORD"],
+            inbox_prefix=f"_INBOX.{name}",
+            error_cb=on_error,
+        )
+        return cls(client, refused)
+
+    async def may_subscribe(self, subject: str) -> None:
+        """The server takes the subscription."""
+        await self.client.subscribe(subject)
+        await self._flush()
+        assert not self._refused("subscription", subject), subject
+
+    async def may_not_subscribe(self, subject: str) -> None:
+        """The server refuses the subscription."""
+        await self.client.subscribe(subject)
+        await eventually(lambda: self._refused("subscription", subject), 5, f"the refusal of {subject}")
+
+    async def may_publish(self, subject: str) -> None:
+        """The server takes a message."""
+        await self.client.publish(subject, b"")
+        await self._flush()
+        assert not self._refused("publish", subject), subject
+
+    async def may_not_publish(self, subject: str) -> None:
+        """The server refuses a message."""
+        await self.client.publish(subject, b"")
+        await eventually(lambda: self._refused("publish", subject), 5, f"the refusal of {subject}")
+
+    async def _flush(self) -> None:
+        """Twice: a refusal comes before the first answer, its callback has run before the second."""
+        await self.client.flush()
+        await self.client.flush()
+
+    def _refused(self, kind: str, subject: str) -> bool:
+        return any(f'permissions violation for {kind} to "{subject.lower()}"' in text for text in self.refused)
+
+
+@pytest.fixture
+async def user(server: NatsServer) -> AsyncIterator[Callable[[str], "asyncio.Future[User]"]]:
+    """Connects as a named user; the connections are closed at the end."""
+    opened: list[User] = []
+
+    async def connect(name: str) -> User:
+        opened.append(await User.connect(server, name))
+        return opened[-1]
+
+    yield lambda name: asyncio.ensure_future(connect(name))
+    for one in opened:
+        await one.client.close()
+
+
+Connect = Callable[[str], "asyncio.Future[User]"]
+
+
+@pytest.mark.parametrize("name", USERS)
+async def test_nobody_may_listen_to_the_inbox_of_another(user: Connect, name: str) -> None:
+    """Each user's own inbox is open to it, every other's and all wildcards above are not."""
+    me = await user(name)
+    await me.may_subscribe(f"_INBOX.{name}.>")
+    others = [f"_INBOX.{other}.>" for other in USERS if other != name]
+    for subject in [*others, f"_INBOX.{'engine' if name != 'engine' else 'client'}.abc", "_INBOX.>", "_INBOX.*.>", ">"]:
+        await me.may_not_subscribe(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        f"{PREFIX}.engine.*.dispatch",
+        f"{PREFIX}.engine.decode.dispatch",
+        f"{PREFIX}.engine.>",
+        f"{PREFIX}.generate",
+        f"{PREFIX}.cancel.*",
+        f"{PREFIX}.tokens.*",
+        f"{PREFIX}.gateway.*.assign",
+        f"{PREFIX}.scheduler.*.submit",
+        f"{PREFIX}.events.request.*",
+        f"{PREFIX}.decision.*",
+        f"{PREFIX}.>",
+        "$KV.>",
+        "$JS.API.>",
+        "$SRV.>",
+    ],
+)
+async def test_a_client_hears_nothing_of_others(user: Connect, subject: str) -> None:
+    """Prompts, tokens, decisions and the state of the services are closed to a client."""
+    await (await user("client")).may_not_subscribe(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        f"{PREFIX}.engine.decode.dispatch",
+        f"{PREFIX}.engine.decode.control",
+        f"{PREFIX}.engine.decode.cancel",
+        f"{PREFIX}.tokens.gateway-1",
+        f"{PREFIX}.gateway.gateway-1.assign",
+        f"{PREFIX}.scheduler.policy",
+        f"{PREFIX}.registry.delete",
+        f"{PREFIX}.registry.download",
+        "$KV.sagellm_default_leader.scheduler",
+        "$KV.sagellm_default_engines.decode",
+        "$JS.API.STREAM.DELETE.KV_sagellm_default_engines",
+        "_INBOX.gateway.abc",
+    ],
+)
+async def test_a_client_cannot_speak_for_a_service(user: Connect, subject: str) -> None:
+    """A client can neither dispatch, nor assign, nor forge tokens, nor change state."""
+    await (await user("client")).may_not_publish(subject)
+
+
+async def test_a_client_may_do_what_it_is_there_for(user: Connect) -> None:
+    """A client asks, cancels, looks at models and decisions, and finds the services."""
+    me = await user("client")
+    for subject in ("generate", "cancel.abc", "registry.list", "registry.resolve", "scheduler.explain"):
+        await me.may_publish(f"{PREFIX}.{subject}")
+    await me.may_publish("$SRV.PING.sagellm-gateway")
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("engine", f"{PREFIX}.engine.other.dispatch"),
+        ("engine", f"{PREFIX}.gateway.g.assign"),
+        ("engine", "$KV.sagellm_default_leader.scheduler"),
+        ("engine", "$KV.sagellm_default_models.m"),
+        ("registry", f"{PREFIX}.tokens.g"),
+        ("registry", "$KV.sagellm_default_engines.e"),
+        ("scheduler", f"{PREFIX}.engine.e.dispatch"),
+        ("scheduler", f"{PREFIX}.tokens.g"),
+        ("gateway", f"{PREFIX}.tokens.g"),
+        ("gateway", f"{PREFIX}.registry.delete"),
+        ("gateway", "$KV.sagellm_default_leader.scheduler"),
+    ],
+)
+async def test_a_service_speaks_only_for_itself(user: Connect, name: str, subject: str) -> None:
+    """No service can publish what belongs to another."""
+    await (await user(name)).may_not_publish(subject)
+
+
+async def test_the_scheduler_sees_no_prompts(user: Connect) -> None:
+    """Bodies of requests and tokens are closed to scheduler and registry."""
+    for name in ("scheduler", "registry"):
+        me = await user(name)
+        for subject in (f"{PREFIX}.engine.*.dispatch", f"{PREFIX}.tokens.*", f"{PREFIX}.generate"):
+            await me.may_not_subscribe(subject)
+
+
+@pytest.mark.parametrize("options", [{"user": "gateway", "pass": "wrong"}, {"user": "nobody", "pass": "x"}, {}])
+def test_a_wrong_password_is_refused(server: NatsServer, options: dict[str, str]) -> None:
+    """Without a user and its password nobody comes in."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        stream = connection.makefile("rwb")
+        assert stream.readline().startswith(b"INFO")
+        stream.write(f"CONNECT {json.dumps(options)}\r\nPING\r\n".encode())
+        stream.flush()
+        assert stream.readline().strip() == b"-ERR 'Authorization Violation'"
+        stream.close()
+
+
+async def test_a_reply_reaches_only_who_asked(user: Connect) -> None:
+    """A service answers a request in the asker's inbox, and cannot write into it unasked."""
+    engine, gateway = await user("engine"), await user("gateway")
+
+    async def answer(msg: nats.aio.msg.Msg) -> None:
+        await msg.respond(b"yes")
+
+    await engine.client.subscribe(f"{PREFIX}.engine.e.dispatch", cb=answer)
+    await engine.client.flush()
+    assert (await gateway.client.request(f"{PREFIX}.engine.e.dispatch", b"", timeout=5)).data == b"yes"
+    await engine.may_not_publish("_INBOX.gateway.guess")
+
+
+async def test_the_bus_takes_eight_mebibytes(user: Connect) -> None:
+    """The server announces the payload limit that the services count on."""
+    client = (await user("client")).client
+    await eventually(lambda: client.max_payload == 8 * 1024 * 1024)
