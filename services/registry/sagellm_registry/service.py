@@ -10,10 +10,10 @@ from typing import TypeVar
 import structlog
 from opentelemetry import trace
 
-from sagellm_common.bus import Bus, MicroService, Received
+from sagellm_common.bus import Bus, MicroService, Received, tracing
 from sagellm_common.codec import M
 from sagellm_common.contracts.base import Message
-from sagellm_common.contracts.events import ModelEvent
+from sagellm_common.contracts.events import ModelEvent, RequestEvent
 from sagellm_common.contracts.registry import (
     DownloadReply,
     DownloadRequest,
@@ -32,6 +32,7 @@ from sagellm_registry.metrics import RegistryMetrics
 from sagellm_registry.store import ModelStore
 
 log = structlog.get_logger(__name__)
+NOTE_EVERY_S = 30.0
 tracer = trace.get_tracer("sagellm.registry")
 Reply = TypeVar("Reply", bound=Message)
 
@@ -45,6 +46,7 @@ class RegistryService:
         self._bus, self._store, self._metrics = bus, store, metrics
         self._id, self._rescan_s = registry_id, rescan_s
         self._downloads = Downloads(bus, store, metrics)
+        self._noted: dict[str, float] = {}
 
     async def start(self) -> None:
         """Publish the cards and serve; on return the endpoints stand."""
@@ -59,6 +61,9 @@ class RegistryService:
         await self._serve("delete", ModelQuery, self._delete)
         await self._serve("touch", ModelQuery, self._touch)
         await self._serve("tag", TagRequest, self._tag)
+        await self._bus.subscribe(
+            self._bus.settings.subjects.request_event("first_token"), RequestEvent, self._used, queue=REGISTRY_QUEUE
+        )
         await self._bus.flush()
         self._rescans = asyncio.create_task(self._rescan())
 
@@ -124,6 +129,23 @@ class RegistryService:
         model = await asyncio.to_thread(self._store.tag_model, request.model_id, request.tags)
         await self._sync()
         return ModelReply(model=model)
+
+    def _used(self, event: RequestEvent, received: Received) -> None:
+        """A model has answered a request: note when, at most every half minute for each model."""
+        now = time.monotonic()
+        if event.model and now - self._noted.get(event.model, -NOTE_EVERY_S) >= NOTE_EVERY_S:
+            self._noted[event.model] = now
+            with tracing.continued(received.headers):
+                self._bus.spawn(self._note(event.model))
+
+    async def _note(self, model_id: str) -> None:
+        with tracer.start_as_current_span("registry.touch", attributes={"gen_ai.request.model": model_id}):
+            try:
+                await asyncio.to_thread(self._store.touch_model, model_id)
+            except SageError as error:  # a model that is not here, such as that of a mock engine
+                log.debug("use_not_noted", model=model_id, code=error.code)
+            except OSError as error:
+                log.warning("use_not_noted", model=model_id, error=str(error))
 
     async def _sync(self) -> None:
         self._metrics.models.set(await self._catalog.sync())

@@ -11,7 +11,7 @@ import pytest
 
 from sagellm_common.bus import Bus
 from sagellm_common.codec import JSON
-from sagellm_common.contracts.events import ModelEvent
+from sagellm_common.contracts.events import ModelEvent, RequestEvent
 from sagellm_common.contracts.registry import (
     DownloadReply,
     DownloadRequest,
@@ -190,6 +190,18 @@ async def test_touch_tag_list_and_delete(bus: Bus, registry: ServiceProcess, hub
     assert await bucket.get(ModelCard, encode_token("org/m")) is None
     with pytest.raises(NotFound, match="sagellm model download org/m"):
         await _ask(bus, "resolve", ModelQuery(model_id="org/m"), ModelReply)
+
+
+async def test_a_models_use_is_noted(bus: Bus, registry: ServiceProcess) -> None:
+    """When a request got its first token, `last_used` of its model is set."""
+    before = (await _ask(bus, "resolve", ModelQuery(model_id="mine"), ModelReply)).model.last_used
+    event = RequestEvent(request_id="r", phase="first_token", model="mine")
+    await bus.publish(bus.settings.subjects.request_event("first_token"), event)
+
+    async def noted() -> bool:
+        return bool((await _ask(bus, "resolve", ModelQuery(model_id="mine"), ModelReply)).model.last_used > before)
+
+    await eventually_async(noted, what="the use in the manifest")
 
 
 async def test_local_folders_are_watched_and_not_deleted(bus: Bus, registry: ServiceProcess, tmp_path: Path) -> None:
