@@ -38,6 +38,8 @@ def create_app(gateway: Gateway, *, max_body_bytes: int = MAX_BODY_BYTES) -> Fas
         description="OpenAI-compatible generation, served by engines on a NATS bus.",
         docs_url=None,
         redoc_url=None,
+        # The gateway writes its own spans; FastAPI's would double them, and trace every probe of health and metrics.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     _add_generation(app, gateway, max_body_bytes)
     add_service_routes(app, gateway)
