@@ -16,8 +16,7 @@ def sequence(
     **options: object,
 ) -> SequenceState:
     """Make a sequence with some output already; other options are those of `request`."""
-    seq = SequenceState(
-        request(prompt, **options), choice, stop_ids=frozenset(stop_ids), max_model_len=100_000, order=order
-    )
+    item = request(prompt, **options)  # type: ignore[arg-type] # the options of request, whatever their types
+    seq = SequenceState(item, choice, stop_ids=frozenset(stop_ids), max_model_len=100_000, order=order)
     seq.tokens.extend(output)
     return seq

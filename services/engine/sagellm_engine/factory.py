@@ -3,6 +3,7 @@
 from sagellm_engine.backends.registry import choose_backend
 from sagellm_engine.core.config import EngineConfig
 from sagellm_engine.core.engine import EngineCore
+from sagellm_engine.core.out_of_memory import is_out_of_memory, out_of_memory
 
 
 def create_engine(config: EngineConfig) -> EngineCore:
@@ -12,4 +13,9 @@ def create_engine(config: EngineConfig) -> EngineCore:
     the memory cannot hold one request of `max_model_len`.
     """
     _, backend = choose_backend(config.backend)
-    return EngineCore(config, backend.load(config))
+    try:
+        return EngineCore(config, backend.load(config))
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory("loading the model") from error
+        raise

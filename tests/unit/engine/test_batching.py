@@ -107,7 +107,7 @@ def test_any_crowd_comes_to_its_end() -> None:
 def test_choices_share_the_prompt() -> None:
     """The choices after the first find the prompt in the prefix cache; each has a stream of its own."""
     core = mock_core()
-    item = request(range(70), num_choices=4, max_tokens=12)
+    item = request(range(70), num_choices=4, max_tokens=12, temperature=1.0)
     core.submit(item, 0.0)
     results, reports = drain(core)
     assert len({tuple(results[item.key, choice].tokens) for choice in range(4)}) == 4

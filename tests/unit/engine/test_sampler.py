@@ -14,7 +14,7 @@ from sagellm_common.errors import Internal
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import SamplingParams
 from sagellm_engine.sampling.adjust import adjust_logits
-from sagellm_engine.sampling.limits import row_limits, select_survivors
+from sagellm_engine.sampling.limits import least_surviving, row_limits
 from sagellm_engine.sampling.sampler import sample
 from support.sequences import sequence
 
@@ -45,9 +45,9 @@ def naive_survivors(scores: Sequence[float], params: SamplingParams) -> set[int]
 
 def survivors_of(scores_RV: Tensor, params: list[SamplingParams]) -> list[set[int]]:
     """Return the survivors of the threshold selection."""
-    found = select_survivors(scores_RV, row_limits(params, scores_RV.shape[1], scores_RV.device))
-    alive = found.scores_RC > float("-inf")
-    return [set(ids[row].tolist()) for ids, row in zip(found.ids_RC, alive, strict=True)]
+    best = scores_RV.amax(dim=1, keepdim=True)
+    threshold = least_surviving(scores_RV, best, row_limits(params, scores_RV.shape[1], scores_RV.device))
+    return [set(row.nonzero()[:, 0].tolist()) for row in scores_RV >= threshold]
 
 
 PARAMS = st.builds(

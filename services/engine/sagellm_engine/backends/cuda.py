@@ -23,6 +23,7 @@ def load(config: EngineConfig) -> TorchRunner:
         config,
         backend="cuda",
         device=device,
+        hardware=torch.cuda.get_device_name(device).lower().replace(" ", "_"),
         auto_dtype=_checkpoint_dtype,
         max_batch_tokens=MAX_BATCH_TOKENS,
         free_bytes=lambda: _free_bytes(device, config.memory_utilization),

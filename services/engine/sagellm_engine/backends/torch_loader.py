@@ -25,11 +25,15 @@ def load_runner(
     *,
     backend: str,
     device: torch.device,
+    hardware: str,
     auto_dtype: Callable[[ModelConfig], str],
     max_batch_tokens: int,
     free_bytes: Callable[[], int],
 ) -> TorchRunner:
-    """Load a model folder. `free_bytes` is asked after the weights are in; see `create_engine` for what is raised."""
+    """Load a model folder; see `create_engine` for what is raised.
+
+    `hardware` names what computes alike. `free_bytes` is asked after the weights are in.
+    """
     if config.model_path is None:
         raise InvalidArgument(f"backend {backend!r} needs a model_path", param="model_path")
     model = read_model_config(config.model_path)
@@ -52,7 +56,7 @@ def load_runner(
         page_size=PAGE_SIZE,
         eos_token_ids=model.eos_token_ids,
         backend=backend,
-        kind=f"{backend}-{dtype_name}-{model.family}",
+        kind=f"{backend}-{hardware}-{dtype_name}-{model.family}",
     )
     cache = KvCache(model, num_pages, dtype, device)
     return TorchRunner(Decoder(model, weights, sdpa_attention), cache, info, place)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from sagellm_common.errors import Internal, ResourceExhausted, SageError
+from sagellm_common.errors import Internal, SageError
+from sagellm_engine.core.out_of_memory import is_out_of_memory, out_of_memory
 from sagellm_engine.core.runner import Runner, StepResult
 from sagellm_engine.core.sequence import SequenceState
 
@@ -31,9 +32,6 @@ def step_error(error: Exception) -> SageError:
     """Turn what a step raised into an error of the tree."""
     if isinstance(error, SageError):
         return error
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return ResourceExhausted(
-            "the device ran out of memory while computing this request alone; use dtype float16, a smaller "
-            "max_batch_tokens, or fewer KV pages"
-        )
+    if is_out_of_memory(error):
+        return out_of_memory("computing this request alone")
     return Internal(f"{type(error).__name__} while computing this request: {error}")

@@ -1,6 +1,8 @@
 """The memory behind the pages: keys and values of every layer."""
 
+import mmap
 from collections.abc import Iterable
+from math import prod
 
 import torch
 from torch import Tensor
@@ -22,7 +24,9 @@ class KvCache:
 
     def __init__(self, config: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.num_layers, 2, num_pages + 1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
-        self._data = torch.zeros(shape, dtype=dtype, device=device)
+        self._data = (
+            _lazy_zeros(shape, dtype) if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
+        )
         self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in self._data]
         self.null_page = num_pages
 
@@ -30,3 +34,10 @@ class KvCache:
         """Set pages to zero."""
         for page in pages:
             self._data[:, :, page] = 0
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros in memory that the system provides page by page when first written (torch.zeros writes it all)."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    buffer = mmap.mmap(-1, prod(shape) * dtype.itemsize, flags=flags)  # lives as long as the tensor
+    return torch.frombuffer(buffer, dtype=dtype).view(shape)

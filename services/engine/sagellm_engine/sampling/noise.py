@@ -28,10 +28,6 @@ class NoiseSource:
     position: Tensor
     stream: Tensor
 
-    def rows(self, index: Tensor) -> "NoiseSource":
-        """Return the source of some rows."""
-        return NoiseSource(self.key_0[index], self.key_1[index], self.position[index], self.stream[index])
-
 
 def noise_source(rows: Sequence[SequenceState], device: torch.device) -> NoiseSource:
     """Describe the noise of the token behind each sequence's last; a choice is its own stream."""

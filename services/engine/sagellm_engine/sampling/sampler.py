@@ -10,9 +10,9 @@ from sagellm_common.errors import Internal, SageError
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import TokenLogprobs
 from sagellm_engine.sampling.adjust import adjust_logits, needs_adjustment
-from sagellm_engine.sampling.limits import row_limits, select_survivors
+from sagellm_engine.sampling.limits import least_surviving, row_limits
 from sagellm_engine.sampling.logprobs import token_logprobs
-from sagellm_engine.sampling.noise import MAX_NOISE, MIN_NOISE, NoiseSource, gumbel_all, gumbel_at, noise_source
+from sagellm_engine.sampling.noise import MAX_NOISE, MIN_NOISE, gumbel_all, gumbel_at, noise_source
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this choose the likeliest token: divided by it, fp32 logits lose their differences."""
@@ -72,42 +72,20 @@ def _adjust(logits_RV: Tensor, rows: Sequence[SequenceState], adjusted: list[int
 
 
 def _draw(logits_RV: Tensor, rows: Sequence[SequenceState]) -> Tensor:
-    """Draw by the Gumbel-max trick: the largest score with noise is a sample of the softmax."""
-    temperature = torch.tensor([[seq.sampling.temperature] for seq in rows], device=logits_RV.device)
-    scores = logits_RV / temperature
-    source = noise_source(rows, logits_RV.device)
-    limited = [row for row, seq in enumerate(rows) if seq.sampling.top_k or seq.sampling.top_p < 1.0]
-    if len(limited) == len(rows):
-        return _draw_limited(scores, rows, source)
-    chosen = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
-    limited_set = set(limited)
-    for part, draw in (
-        (limited, _draw_limited),
-        ([row for row in range(len(rows)) if row not in limited_set], _draw_open),
-    ):
-        if part:
-            index = torch.tensor(part, device=scores.device)
-            chosen[index] = draw(scores[index], [rows[row] for row in part], source.rows(index))
-    return chosen
+    """Draw by the Gumbel-max trick: the largest score with noise is a sample of the softmax over the survivors.
 
-
-def _draw_limited(scores_RV: Tensor, rows: Sequence[SequenceState], source: NoiseSource) -> Tensor:
-    limits = row_limits([seq.sampling for seq in rows], scores_RV.shape[1], scores_RV.device)
-    survivors = select_survivors(scores_RV, limits)
-    winner = (survivors.scores_RC + gumbel_at(source, survivors.ids_RC)).argmax(dim=1, keepdim=True)
-    return survivors.ids_RC.gather(1, winner)[:, 0]
-
-
-def _draw_open(scores_RV: Tensor, rows: Sequence[SequenceState], source: NoiseSource) -> Tensor:
-    """Draw without top-k and top-p. Noise is bounded, so a score far below the best can never win and needs none."""
-    min_p = torch.tensor([[seq.sampling.min_p] for seq in rows], device=scores_RV.device)
-    margin = torch.clamp(min_p.log(), min=MIN_NOISE - MAX_NOISE)
-    floor = scores_RV.amax(dim=1, keepdim=True) + margin
-    vocab_size = scores_RV.shape[1]
-    num_candidates = int((scores_RV >= floor).sum(dim=1).max())
+    Noise is bounded, so that a score far below the best can never win and needs none.
+    """
+    device, vocab_size = logits_RV.device, logits_RV.shape[1]
+    scores = logits_RV / torch.tensor([[seq.sampling.temperature] for seq in rows], device=device)
+    best = scores.amax(dim=1, keepdim=True)
+    threshold = least_surviving(scores, best, row_limits([seq.sampling for seq in rows], vocab_size, device))
+    threshold = torch.maximum(threshold, best + (MIN_NOISE - MAX_NOISE))
+    source = noise_source(rows, device)
+    num_candidates = int((scores >= threshold).sum(dim=1).max())
     if num_candidates * MAX_SPARSE > vocab_size:
-        noisy = scores_RV + gumbel_all(source, vocab_size)
-        return noisy.masked_fill_(scores_RV < floor, float("-inf")).argmax(dim=1)
-    scores, ids = scores_RV.topk(num_candidates, dim=1)
-    noisy = (scores + gumbel_at(source, ids)).masked_fill_(scores < floor, float("-inf"))
+        noisy = (scores + gumbel_all(source, vocab_size)).masked_fill_(scores < threshold, float("-inf"))
+        return noisy.argmax(dim=1)
+    values, ids = scores.topk(num_candidates, dim=1)
+    noisy = (values + gumbel_at(source, ids)).masked_fill_(values < threshold, float("-inf"))
     return ids.gather(1, noisy.argmax(dim=1, keepdim=True))[:, 0]
