@@ -154,7 +154,8 @@ class RegistryService:
         """Look for models that were put into or taken from the folders by hand, and after each download."""
         while True:
             with contextlib.suppress(TimeoutError):  # nothing was downloaded meanwhile
-                await asyncio.wait_for(self._downloads.changed.wait(), self._rescan_s)
+                async with asyncio.timeout(self._rescan_s):  # wait_for can swallow a cancellation (Python 3.11)
+                    await self._downloads.changed.wait()
             self._downloads.changed.clear()
             try:
                 await self._sync()

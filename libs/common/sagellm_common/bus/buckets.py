@@ -186,7 +186,8 @@ class Follower(Generic[V]):
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):  # no hint came: read all the same
-                await asyncio.wait_for(self._wake.wait(), self._resync_s)
+                async with asyncio.timeout(self._resync_s):  # wait_for can swallow a cancellation (Python 3.11)
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self.resync()

@@ -60,7 +60,8 @@ class Registration:
         wait_s = RENEW_S
         while not self.replaced.is_set():
             with contextlib.suppress(TimeoutError):  # no change came: renew all the same
-                await asyncio.wait_for(self._changed.wait(), wait_s)
+                async with asyncio.timeout(wait_s):  # wait_for can swallow a cancellation (Python 3.11)
+                    await self._changed.wait()
             self._changed.clear()
             try:
                 await self._renew()
