@@ -51,7 +51,8 @@ async def publish_and_print(bus: Bus, body: bytes, *, raw: bool, silence_s: floa
 
 async def _next(arrived: "asyncio.Queue[Msg]", silence_s: float) -> Msg:
     try:
-        return await asyncio.wait_for(arrived.get(), silence_s)
+        async with asyncio.timeout(silence_s):
+            return await arrived.get()
     except TimeoutError:
         raise DeadlineExceeded(f"no reply for {silence_s:g} s; raise --timeout, or see `sagellm status`") from None
 

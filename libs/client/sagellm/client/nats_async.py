@@ -155,7 +155,8 @@ class NatsSource:
 
     async def _next_message(self) -> Msg:
         try:
-            return await asyncio.wait_for(self._arrived.get(), self._silence_s)
+            async with asyncio.timeout(self._silence_s):
+                return await self._arrived.get()
         except TimeoutError:
             raise DeadlineExceeded(f"no reply for {self._silence_s:g} s; is a gateway running?") from None
 

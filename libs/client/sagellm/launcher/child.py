@@ -102,7 +102,8 @@ class Child:
         if self.is_running:
             self.signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(self.wait(), grace_s)
+                async with asyncio.timeout(grace_s):
+                    await self.wait()
                 return
             except TimeoutError:
                 self.signal(signal.SIGKILL)
