@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class PlayedEngine:
         self.incarnation = f"{engine_id}-1"
         self.subjects = bus.settings.subjects
         self.dispatches: list[Dispatch] = []
+        self.headers: list[Mapping[str, str]] = []
         self.cancels: list[CancelRequest] = []
         self.resends: list[ResendRequest] = []
         self.acks: list[tuple[str, int]] = []
@@ -88,6 +89,7 @@ class PlayedEngine:
 
     async def _dispatched(self, dispatch: Dispatch, received: Received) -> DispatchReply:
         self.dispatches.append(dispatch)
+        self.headers.append(received.headers)
         if self.refuse is not None:
             raise self.refuse
         return DispatchReply()

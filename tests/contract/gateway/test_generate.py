@@ -185,6 +185,15 @@ async def test_a_rejection_is_one_final_reply_with_the_schedulers_error(
     assert caller.messages[-1].headers["Nats-Service-Error-Code"] == "429"
 
 
+async def test_the_callers_trace_goes_on_to_the_engine(bus: Bus, gateway: ServiceProcess, peers: GatewayPeers) -> None:
+    """A caller's `traceparent` header reaches the engine with the dispatch, in the same trace."""
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01", **JSON_HEADER}
+    await Caller(bus).ask(as_json(), headers)
+    await peers.engines["e1"].dispatched()
+    assert peers.engines["e1"].headers[0]["traceparent"].split("-")[1] == trace_id
+
+
 async def test_a_deadline_ends_the_request(bus: Bus, gateway: ServiceProcess, peers: GatewayPeers) -> None:
     """A request that is not done by its deadline fails with the typed error, and its engine is told."""
     caller = await Caller(bus).ask_for(slo={"deadline_ms": 300})
