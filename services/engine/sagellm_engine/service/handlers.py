@@ -1,0 +1,123 @@
+"""What others ask of an engine. Every handler decides at once, on the event loop, and never waits for a step."""
+
+import time
+
+from sagellm_common.bus import Bus, MicroService, Received
+from sagellm_common.contracts.dispatch import (
+    Ack,
+    ControlReply,
+    ControlRequest,
+    Dispatch,
+    DispatchReply,
+    ResendRequest,
+)
+from sagellm_common.contracts.frames import TokenItem
+from sagellm_common.contracts.generate import CancelReply, CancelRequest
+from sagellm_common.contracts.scheduling import GatewayHeartbeat
+from sagellm_common.errors import DeadlineExceeded, NotFound, Unavailable
+from sagellm_engine.core.validation import validate_request
+from sagellm_engine.service.frames import fitting
+from sagellm_engine.service.requests import engine_request, first_indexes
+from sagellm_engine.service.spans import RequestTrace
+from sagellm_engine.service.state import EngineState
+from sagellm_engine.service.steps import StepThread
+
+
+class Handlers:
+    """Answers gateways and operators from the engine's state, and hands work to the step loop."""
+
+    def __init__(self, bus: Bus, state: EngineState, steps: StepThread) -> None:
+        self._bus, self._state, self._steps = bus, state, steps
+
+    async def open(self) -> MicroService:
+        """Subscribe to everything; when this returns the server routes to this engine."""
+        bus, subjects, engine_id = self._bus, self._bus.settings.subjects, self._state.identity.engine_id
+        await bus.serve(subjects.engine_dispatch(engine_id), Dispatch, self.dispatch)
+        await bus.serve(subjects.engine_cancel(engine_id), CancelRequest, self.cancel)
+        await bus.serve(subjects.engine_resend(engine_id), ResendRequest, self.resend)
+        await bus.subscribe(subjects.engine_ack(engine_id), Ack, self.ack)
+        await bus.subscribe(subjects.gateway_heartbeat("*"), GatewayHeartbeat, self.gateway_heartbeat)
+        service = await MicroService.start(bus, "engine", "Computes tokens.", self._metadata())
+        control = subjects.engine_control(engine_id)
+        await service.add_endpoint("control", control, ControlRequest, self.control, queue="engines")
+        await bus.flush()
+        return service
+
+    def _metadata(self) -> dict[str, str]:
+        identity = self._state.identity
+        return {
+            "id": identity.engine_id,
+            "pid": str(identity.pid),
+            "host": identity.host,
+            "models": ",".join(identity.models),
+            "backend": identity.backend,
+            "role": identity.role,
+        }
+
+    async def dispatch(self, dispatch: Dispatch, received: Received) -> DispatchReply:
+        """Take a request, or say why not."""
+        now, state = time.monotonic(), self._state
+        state.assignments.seen(dispatch.leader_epoch, dispatch.assignment_number)
+        state.gateways.seen(dispatch.gateway_id, now)
+        if dispatch.incarnation != state.identity.incarnation:
+            raise Unavailable("the engine has been restarted since this request was assigned to it")
+        if not state.ledger.check((dispatch.request_id, dispatch.epoch), now):
+            return DispatchReply(duplicate=True)
+        if state.phase != "ready":
+            raise Unavailable(f"the engine is {state.phase} and takes no new requests")
+        if dispatch.model not in state.identity.models:
+            raise NotFound(f"this engine does not serve {dispatch.model!r}", param="model")
+        self._accept(dispatch, now)
+        return DispatchReply()
+
+    def _accept(self, dispatch: Dispatch, now: float) -> None:
+        request = engine_request(dispatch, now)
+        validate_request(request, self._state.info)
+        if request.deadline is not None and request.deadline <= now:
+            raise DeadlineExceeded("the deadline was over before the engine got the request")
+        self._state.ledger.accept(
+            request.key,
+            dispatch.gateway_id,
+            first_indexes(request),
+            now,
+            num_prompt_tokens=len(request.prompt_token_ids),
+            trace=RequestTrace(dispatch.model),
+        )
+        self._steps.submit(request)
+
+    async def cancel(self, request: CancelRequest, received: Received) -> CancelReply:
+        """End a request, or refuse it when it comes."""
+        key = self._state.ledger.cancel(request.request_id, request.epoch, time.monotonic())
+        if key is not None:
+            self._steps.cancel(key)
+        return CancelReply(found=key is not None)
+
+    async def resend(self, request: ResendRequest, received: Received) -> TokenItem:
+        """Return the tokens of a choice from an index on, as many as fit into a message."""
+        key = request.request_id, request.epoch
+        item = self._state.ledger.resend(key, request.choice, request.from_index)
+        return fitting(item, self._bus.max_payload)
+
+    def ack(self, ack: Ack, received: Received) -> None:
+        """Forget what a gateway has received to the end."""
+        self._state.ledger.ack(ack.requests, time.monotonic())
+
+    def gateway_heartbeat(self, heartbeat: GatewayHeartbeat, received: Received) -> None:
+        """Note that a gateway lives."""
+        self._state.gateways.seen(heartbeat.gateway_id, time.monotonic())
+
+    async def control(self, request: ControlRequest, received: Received) -> ControlReply:
+        """Carry out an operator's order."""
+        state = self._state
+        if request.action == "drain":
+            state.drain()
+        elif request.action == "resume":
+            state.resume()
+        gauges = state.reporter.gauges
+        detail = {
+            "requests_open": state.ledger.num_open,
+            "requests_held": len(state.ledger),
+            "gateways": len(state.gateways),
+            "bus_reconnects": self._bus.reconnects,
+        }
+        return ControlReply(state=state.phase, running=gauges.running, waiting=gauges.waiting, detail=detail)

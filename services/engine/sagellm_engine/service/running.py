@@ -1,0 +1,148 @@
+"""A running engine: its parts, put together and taken apart in order."""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from sagellm_common.bus import Bus, MicroService
+from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.errors import Internal, SageError, Unavailable
+from sagellm_common.telemetry import metrics as prometheus
+from sagellm_common.version import __version__
+from sagellm_engine.service.edge import EngineEdge
+from sagellm_engine.service.metrics import EngineMetrics
+from sagellm_engine.service.models import ModelSource
+from sagellm_engine.service.registration import Registration
+from sagellm_engine.service.state import EngineState
+from sagellm_engine.service.steps import Loaded, StepDone, StepThread
+from sagellm_engine.settings import EngineSettings
+
+log = structlog.get_logger(__name__)
+ACK_WAIT_S = 1.0
+POLL_S = 0.02
+
+
+class RunningEngine:
+    """An engine whose model is loaded: its parts, put together and taken apart in order."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        bus: Bus,
+        source: ModelSource,
+        steps: StepThread,
+        made: asyncio.Queue[StepDone],
+        loaded: Loaded,
+    ) -> None:
+        self._settings, self._steps = settings, steps
+        self._metrics = EngineMetrics(source.name)
+        identity = describe(settings, source, loaded)
+        self._registration = Registration(bus, identity)
+        self._state = EngineState(
+            identity,
+            loaded,
+            max_open_choices=settings.max_num_seqs + settings.max_waiting,
+            gateway_timeout_s=settings.gateway_timeout_s,
+        )
+        self._edge = EngineEdge(bus, self._state, steps, made, self._metrics)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._micro: MicroService | None = None
+        self._metrics_server: prometheus.MetricsServer | None = None
+
+    async def open(self) -> None:
+        """Subscribe, then register: who finds the engine can reach it."""
+        self._metrics_server = prometheus.serve(self._metrics.registry, self._settings.metrics_port)
+        self._micro = await self._edge.handlers.open()
+        await self._registration.start()
+        parts = (self._edge.sending.send_steps(), self._edge.tick(), self._follow_state())
+        self._tasks = [asyncio.create_task(part) for part in parts]
+        entry = self._registration.entry
+        log.info("engine_ready", engine_id=entry.engine_id, models=entry.models, role=entry.role)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until told to stop, then finish what runs; raises Internal if a part of the engine dies."""
+        await self._until(stop.wait())
+        self._state.drain()
+        await self._until(self._drained())
+
+    async def leave(self) -> None:
+        """Deregister, end the step loop, send the last frames, and say that the engine is gone."""
+        await self._registration.stop()
+        await self._steps.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._edge.sending.send_rest()
+            await self._edge.sending.say_stopped()
+            if self._micro is not None:
+                await self._micro.stop()
+        except SageError as error:
+            log.warning("last_words_lost", error=error.message)
+        if self._metrics_server is not None:
+            self._metrics_server.close()
+
+    async def _until(self, event: Coroutine[None, None, object]) -> None:
+        """Return when `event` is done; raise if a part of the engine ends before, or another takes its id."""
+        done, replaced = asyncio.ensure_future(event), asyncio.ensure_future(self._registration.replaced.wait())
+        try:
+            watched: list[asyncio.Future[Any]] = [done, replaced, self._steps.failed, *self._tasks]
+            await asyncio.wait(watched, return_when="FIRST_COMPLETED")
+            if self._steps.failed.done():
+                raise Internal(f"the step loop has ended: {self._steps.failed.result()!r}")
+            for task in self._tasks:
+                if task.done():
+                    raise Internal(f"a part of the engine has ended: {task.exception()!r}")
+            if replaced.done():
+                raise Unavailable(f"another process has taken the engine id {self._settings.engine_id}")
+        finally:
+            for waiting in (done, replaced):
+                waiting.cancel()
+
+    async def _drained(self) -> None:
+        """Return when every request has ended and the gateways have had time to ask for what they missed."""
+        ledger = self._state.ledger
+        end = time.monotonic() + self._settings.drain_timeout_s
+        while ledger.num_open and time.monotonic() < end:
+            await asyncio.sleep(POLL_S)
+        if ledger.num_open:
+            log.warning("drain_timed_out", requests_left=ledger.num_open)
+        end = min(end, time.monotonic() + ACK_WAIT_S)
+        while len(ledger) and time.monotonic() < end:
+            await asyncio.sleep(POLL_S)
+
+    async def _follow_state(self) -> None:
+        """Keep the state in the registration current."""
+        while True:
+            await self._state.phase_changed.wait()
+            self._state.phase_changed.clear()
+            state = "ready" if self._state.phase == "ready" else "draining"
+            self._registration.change(self._registration.entry.model_copy(update={"state": state}))
+
+
+def describe(settings: EngineSettings, source: ModelSource, loaded: Loaded) -> EngineRegistration:
+    """Say what this engine is; a new incarnation with each call."""
+    info = loaded.info
+    return EngineRegistration(
+        engine_id=settings.engine_id,
+        incarnation=uuid.uuid4().hex,
+        role=settings.engine_role,
+        models=(source.name,),
+        backend=info.backend,
+        kind=f"{info.kind}/{source.identity}",
+        max_model_len=info.max_model_len,
+        page_size=info.page_size,
+        num_pages=info.num_pages,
+        max_num_seqs=settings.max_num_seqs,
+        max_batch_tokens=loaded.max_batch_tokens,
+        heartbeat_s=settings.heartbeat_s,
+        host=settings.host_name,
+        pid=os.getpid(),
+        version=__version__,
+        started_at=time.time(),
+    )
