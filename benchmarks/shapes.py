@@ -8,7 +8,7 @@ WORKLOADS = {"W1": (1, 128, 64), "W2": (8, 128, 64), "W3": (32, 128, 64), "W4": 
 
 def prompt(index: int, length: int) -> list[int]:
     """Token ids of one prompt; different for each index, the same in every run."""
-    return [10 + (index * 7919 + position * 104_729) % 14_000 for position in range(length)]
+    return [10 + (index * 7919 + position * 104_729) % 3_000 for position in range(length)]
 
 
 def make_smol135(folder: Path, tokenizer_from: Path) -> Path:
