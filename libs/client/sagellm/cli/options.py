@@ -6,16 +6,16 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model id or folder. [default: the built-in model]", metavar="MODEL")
+    str | None, typer.Option("--model", "-m", help="Model id or folder. (default: the built-in model)", metavar="MODEL")
 ]
 AskedModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model to ask. [default: the first one offered]", metavar="MODEL")
+    str | None, typer.Option("--model", "-m", help="Model to ask. (default: the first one offered)", metavar="MODEL")
 ]
 Url = Annotated[
     str | None,
     typer.Option(
         "--url",
-        help="Gateway. [default: SAGELLM_URL, else the stack that runs here, else http://127.0.0.1:8000]",
+        help="Gateway. (default: SAGELLM_URL, else the stack that runs here, else http://127.0.0.1:8000)",
         metavar="URL",
     ),
 ]
@@ -23,18 +23,18 @@ Nats = Annotated[
     str | None,
     typer.Option(
         "--nats",
-        help="NATS server. [default: SAGELLM_NATS_URL, else the stack that runs here, else nats://127.0.0.1:4222]",
+        help="NATS server. (default: SAGELLM_NATS_URL, else the stack that runs here, else nats://127.0.0.1:4222)",
         metavar="URL",
     ),
 ]
 Engines = Annotated[int, typer.Option("--engines", "-n", min=1, max=64, help="How many engines.")]
 Backend = Annotated[
-    str | None, typer.Option("--backend", help="cpu, cuda or mock. [default: what the machine has]", metavar="NAME")
+    str | None, typer.Option("--backend", help="cpu, cuda or mock. (default: what the machine has)", metavar="NAME")
 ]
 Host = Annotated[str, typer.Option("--host", help="Address that the gateway listens on.")]
 Port = Annotated[
     int | None,
-    typer.Option("--port", "-p", min=1, max=65535, help="Port of the gateway. [default: 8000 or the next free one]"),
+    typer.Option("--port", "-p", min=1, max=65535, help="Port of the gateway. (default: 8000 or the next free one)"),
 ]
 Queue = Annotated[str | None, typer.Option("--queue", help="Queue policy, such as fifo or priority.", metavar="NAME")]
 Router = Annotated[

@@ -16,16 +16,16 @@ def bench(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of each answer.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Put a small load on a gateway and measure tokens a second, TTFT and ITL.
+    """Measure tokens a second, TTFT and ITL under a small load.
 
-    Every answer has exactly the asked length. The load comes from one process; for more than some hundred streams
-    it becomes the limit itself.
+    Every answer has exactly the asked length. The load comes from this one
+    process, which becomes the limit itself beyond some hundred streams.
 
     [bold]Examples[/bold]
 
       sagellm bench
 
-      sagellm bench --streams 32 --requests 128 --max-tokens 128 --json
+      sagellm bench --streams 32 --requests 128 --json
     """
     import asyncio
 

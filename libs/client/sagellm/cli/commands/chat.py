@@ -14,15 +14,18 @@ def chat(
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
 ) -> None:
-    """Chat with a model that is being served; it remembers the conversation.
+    """Chat with a model that is being served.
 
-    /reset begins anew, /quit or Ctrl-D ends, Ctrl-C stops an answer.
+    It remembers the conversation: /reset begins anew, /quit or Ctrl-D ends,
+    Ctrl-C stops an answer.
 
     [bold]Examples[/bold]
 
       sagellm chat
 
-      sagellm chat --url http://10.0.0.5:8000 -m my-model -s "Answer in one sentence."
+      sagellm chat -s "Answer in one sentence."
+
+      sagellm chat --url http://10.0.0.5:8000 -m my-model
     """
     from sagellm.cli.conversation import Conversation, converse
     from sagellm.cli.served import chosen_model

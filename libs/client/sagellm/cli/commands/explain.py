@@ -12,9 +12,9 @@ def explain(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """Show the decision record of one request: the engines looked at, the choice, the reason, what came of it.
+    """Show why a request went where it went, and what came of it.
 
-    The id is in every answer (`id`, with or without its prefix) and at the end of `sagellm publish`.
+    Every answer carries its id, and `sagellm publish` prints it at the end.
 
     [bold]Examples[/bold]
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def logs(
-    service: Annotated[str | None, typer.Argument(help="One service, such as gateway. [default: all]")] = None,
+    service: Annotated[str | None, typer.Argument(help="One service, such as gateway. (default: all)")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as new lines come.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines from the end of each log.")] = 20,
     raw: Annotated[bool, typer.Option("--raw", help="Print the lines as they are, without names.")] = False,
@@ -18,11 +18,11 @@ def logs(
 
     [bold]Examples[/bold]
 
-      sagellm logs                    the last lines of every service
+      sagellm logs                      the last lines of every service
 
-      sagellm logs gateway -f         follow one service
+      sagellm logs gateway -f           follow one service
 
-      sagellm logs --raw | jq .event  the JSON lines, for programs
+      sagellm logs engine-1 --raw       the lines as they were written
     """
     from sagellm.cli.tail import Tail
 

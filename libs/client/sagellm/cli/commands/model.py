@@ -60,7 +60,9 @@ def show(model_id: ModelId, revision: Revision = None, as_json: Json = False) ->
 
 @model.command()
 def download(model_id: ModelId, revision: Revision = None) -> None:
-    """Download a model from the Hugging Face hub; an interrupted download goes on where it was.
+    """Download a model from the Hugging Face hub.
+
+    An interrupted download goes on where it was.
 
     [bold]Examples[/bold]
 

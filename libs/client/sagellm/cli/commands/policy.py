@@ -4,15 +4,15 @@ from sagellm.cli.options import Json, Nats, Queue, Router
 
 
 def policy(queue: Queue = None, router: Router = None, nats: Nats = None, as_json: Json = False) -> None:
-    """Show the scheduler's policy, or change it while requests run.
+    """Show how requests are ordered and placed, or change it live.
 
     [bold]Examples[/bold]
 
-      sagellm policy                                   what is in force, and what may be chosen
+      sagellm policy                                  what is in force
 
-      sagellm policy --queue priority                  order by priority from now on
+      sagellm policy --queue priority                 order by priority
 
-      sagellm policy --queue fifo --router locality    change both
+      sagellm policy --queue fifo --router locality   change both
     """
     from sagellm.cli.bus import with_bus
     from sagellm.cli.console import out, print_json

@@ -13,16 +13,17 @@ def publish(
     raw: Annotated[bool, typer.Option("--raw", help="Print each reply as the JSON that came.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds without any reply.")] = 60.0,
 ) -> None:
-    """Publish a JSON request on NATS and print the answer as it streams back.
+    """Publish a JSON request on NATS and print the answer as it comes.
 
-    This is the public API on the bus: publish on sagellm.default.v1.generate with a reply subject and the header
-    Content-Type: application/json, and read the replies until one says "final": true.
+    Any NATS client can do the same: publish on sagellm.default.v1.generate
+    with a reply subject and the header Content-Type: application/json, and
+    read the replies until one has "final": true.
 
     [bold]Examples[/bold]
 
-      sagellm publish '{"messages": [{"role": "user", "content": "What is 48 - 19?"}]}'
+      sagellm publish '{"messages": [{"role": "user", "content": "48 - 19?"}]}'
 
-      sagellm publish '{"prompt": "Once upon a time", "sampling": {"max_tokens": 40, "temperature": 0}}'
+      sagellm publish '{"prompt": "Once", "sampling": {"max_tokens": 40}}'
 
       sagellm publish --raw - < request.json
     """

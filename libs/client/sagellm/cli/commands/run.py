@@ -16,15 +16,15 @@ def run(
     temperature: Temperature = 0.7,
     seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")] = None,
 ) -> None:
-    """Load a model into this process and talk to it; no services, no network.
+    """Talk to a model inside this process, without services.
 
     [bold]Examples[/bold]
 
-      sagellm run                                    talk to the built-in model
+      sagellm run                               talk to the built-in model
 
-      sagellm run "What is 17 + 25?" -t 0            one question, the likeliest answer
+      sagellm run "What is 17 + 25?" -t 0       one question, greedy
 
-      sagellm run -m ./my-model --backend cpu        a local folder
+      sagellm run -m ./my-model --backend cpu   a local folder
     """
     from sagellm.cli.console import err, out
     from sagellm.cli.conversation import Conversation, converse

@@ -18,13 +18,13 @@ def serve(
 
     [bold]Examples[/bold]
 
-      sagellm serve                     start it
+      sagellm serve                   start it
 
-      sagellm status                    see what runs
+      sagellm status                  see what runs
 
-      sagellm logs gateway --follow     watch one service
+      sagellm logs gateway --follow   watch one service
 
-      sagellm stop                      stop it
+      sagellm stop                    stop it
     """
     import os
 

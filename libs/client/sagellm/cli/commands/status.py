@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 
 def status(nats: Nats = None, as_json: Json = False) -> None:
-    """Show running stacks and every service that answers on their bus. Exit code 1 if there is none.
+    """Show what runs here, and which services answer on the bus.
+
+    The exit code is 1 if none answers.
 
     [bold]Examples[/bold]
 
-      sagellm status                                      what runs on this machine
+      sagellm status
 
-      sagellm status --nats nats://10.0.0.5:4222 --json   what answers on a bus
+      sagellm status --nats nats://10.0.0.5:4222 --json
     """
     import os
 

@@ -8,13 +8,15 @@ import typer
 def stop(
     all_stacks: Annotated[bool, typer.Option("--all", help="Stop foreground stacks of yours, too.")] = False,
 ) -> None:
-    """Stop the background stack; open requests are answered first, as far as they come within seconds.
+    """Stop the background stack.
+
+    Open requests may finish first, as far as they can within seconds.
 
     [bold]Examples[/bold]
 
-      sagellm stop            the stack that `sagellm serve` started
+      sagellm stop         the stack that `sagellm serve` started
 
-      sagellm stop --all      and those that `sagellm up` runs in other terminals
+      sagellm stop --all   and those that `sagellm up` runs elsewhere
     """
     from sagellm.cli.background import NAME, stop_stack
     from sagellm.cli.console import err, out

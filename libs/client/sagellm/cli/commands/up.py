@@ -19,16 +19,17 @@ def up(
 ) -> None:
     """Start everything in the foreground; Ctrl-C stops it.
 
-    A NATS server starts too, on a free port, unless SAGELLM_NATS_URL names one. Settings of services are taken from
-    the environment (SAGELLM_MAX_MODEL_LEN, SAGELLM_OTLP_ENDPOINT, ...).
+    A NATS server starts too, on a free port, unless SAGELLM_NATS_URL names
+    one. Services take their settings from the environment, such as
+    SAGELLM_MAX_MODEL_LEN or SAGELLM_OTLP_ENDPOINT.
 
     [bold]Examples[/bold]
 
-      sagellm up --demo                        the built-in model, asked for a story
+      sagellm up --demo                       ask the built-in model
 
-      sagellm up -m Qwen/Qwen3-0.6B -p 9000    another model, another port
+      sagellm up -m Qwen/Qwen3-0.6B -p 9000   another model, another port
 
-      sagellm up -n 4 --backend mock           four engines without weights, to try the services
+      sagellm up -n 4 --backend mock          four engines without weights
     """
     import asyncio
     import os
