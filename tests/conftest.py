@@ -5,11 +5,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sagellm_common.bus import Bus
 from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
 from support.processes import Services
+
+# A busy machine makes any example slow; the tests' own timeout is the limit.
+settings.register_profile("sagellm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sagellm")
 
 _deployments = itertools.count()
 
