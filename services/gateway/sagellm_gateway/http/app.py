@@ -60,6 +60,8 @@ def create_app(gateway: Gateway, *, max_body_bytes: int = MAX_BODY_BYTES) -> Fas
         description="OpenAI-compatible generation, served by engines on a NATS bus.",
         docs_url=None,
         redoc_url=None,
+        # The gateway writes its own spans; FastAPI's would double them, and trace every probe of health and metrics.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.direct = {path: partial(Answer, gateway, api, max_body_bytes) for path, api in APIS.items()}
     _document_generation(app)

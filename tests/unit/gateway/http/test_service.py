@@ -3,8 +3,12 @@
 import httpx
 import openai
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from sagellm_gateway.http.app import create_app
 from support.fake_gateway import FakeGateway
+from support.http_server import served
 
 
 async def test_models_are_listed_and_found_by_id(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
@@ -49,3 +53,12 @@ async def test_the_document_is_served(http: httpx.AsyncClient) -> None:
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     assert "429" in chat["responses"]
     assert "422" not in chat["responses"]
+
+
+async def test_a_mounted_application_works_the_same(gateway: FakeGateway) -> None:
+    """Under another application's path generation goes through the routes, with the same answers and errors."""
+    outer = Starlette(routes=[Mount("/llm", create_app(gateway))])
+    async with served(outer) as url, httpx.AsyncClient(base_url=f"{url}/llm", verify=False) as http:
+        reply = await http.post("/v1/completions", json={"prompt": "hi"})
+        assert reply.json()["choices"][0]["text"] == "Hello world!"
+        assert (await http.post("/v1/chat/completions", json={})).json()["error"]["param"] == "messages"

@@ -41,7 +41,7 @@ ToolChoice = Annotated[
 
 
 class ChatRequest(GenerationFields):
-    """Continue a chat."""
+    """Continue a chat. A field that is null counts as left out; unknown fields are ignored."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1, description="the newer name of max_tokens")

@@ -20,7 +20,10 @@ CompletionFinish = Literal["stop", "length"]
 
 
 class CompletionRequest(GenerationFields):
-    """Continue a text, or several: choice i × n + j is the j-th of prompt i."""
+    """Continue a text, or several: choice i × n + j is the j-th of prompt i.
+
+    A field that is null counts as left out; unknown fields are ignored.
+    """
 
     prompt: Prompt
     echo: bool = Field(default=False, description="not offered")

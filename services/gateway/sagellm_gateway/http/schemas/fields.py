@@ -43,7 +43,7 @@ class ResponseFormat(Message):
 
 
 class GenerationFields(SamplingOptions):
-    """Fields that chats and completions share. A field that is null counts as left out; unknown ones are ignored."""
+    """Fields that chats and completions share. A field that is null counts as left out; unknown fields are ignored."""
 
     model: str | None = Field(default=None, max_length=512, description="left out: the deployment's default model")
     stop: Stop = Field(default=[], description="texts that end the answer; the answer ends before them")
