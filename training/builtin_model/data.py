@@ -52,6 +52,9 @@ class Weigher:
             return self._chat(ids)
         if document.skill == "arithmetic":
             return self._results(ids)
+        if document.skill == "copying":
+            first_line = len(ids) // document.facts["times"]
+            return [PROMPT_WEIGHT] * first_line + [1.0] * (len(ids) - first_line)
         return [1.0] * len(ids)
 
     def _chat(self, ids: list[int]) -> list[float]:
@@ -121,9 +124,7 @@ def encode_shard(tokenizer: Tokenizer, seed: str, shard: int) -> list[tuple[list
     return [(e.ids, weigher.weigh(d, e.ids)) for d, e in zip(drawn, encoded, strict=True)]
 
 
-def batches(
-    tokenizer: Tokenizer, seed: str, shard: int, row_length: int, num_rows: int
-) -> Iterator[tuple[int, Batch]]:
+def batches(tokenizer: Tokenizer, seed: str, shard: int, row_length: int, num_rows: int) -> Iterator[tuple[int, Batch]]:
     """Batches without end, beginning with a shard, each with the number of the shard it comes from."""
     packer, rows = Packer(row_length), []
     while True:

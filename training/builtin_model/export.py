@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from builtin_model.model import Llama, ModelShape
-from builtin_model.tokenizer import END, END_OF_TEXT
+from builtin_model.tokenizer import end_ids
 
 
 def export_model(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
@@ -16,9 +16,14 @@ def export_model(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    ends = [tokenizer.token_to_id(END), tokenizer.token_to_id(END_OF_TEXT)]
+    ends = end_ids(tokenizer)
     _write(folder / "config.json", llama_config(model.shape, ends))
-    generation = {"eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False, "max_new_tokens": 256}
+    generation: dict[str, object] = {
+        "eos_token_id": ends,
+        "pad_token_id": ends[1],
+        "do_sample": False,
+        "max_new_tokens": 256,
+    }
     _write(folder / "generation_config.json", generation)
 
 

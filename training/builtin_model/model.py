@@ -22,7 +22,7 @@ class ModelShape:
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int = 2048
-    rope_theta: float = 10000.0
+    rope_theta: float = 100000.0
     rms_norm_eps: float = 1e-5
 
     def as_dict(self) -> dict[str, int | float]:
@@ -117,7 +117,8 @@ class Layer(nn.Module):
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask_B1TT: Tensor | None) -> Tensor:
         """Adds attention, then the feed-forward output, to the residual stream."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask_B1TT)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        output: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return output
 
 
 class Trunk(nn.Module):

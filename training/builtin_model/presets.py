@@ -19,7 +19,7 @@ SHAPES = {
     "sage-tiny-draft": ModelShape(
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
-        intermediate_size=384,
+        intermediate_size=512,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -43,6 +43,12 @@ def train_tokenizer(num_documents: int = NUM_TRAINING_DOCUMENTS) -> Tokenizer:
     return tokenizer
 
 
+def end_ids(tokenizer: Tokenizer) -> list[int]:
+    """The ids that end an answer: the end of a turn first, then the end of a text."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return [vocabulary[END], vocabulary[END_OF_TEXT]]
+
+
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     folder.mkdir(parents=True, exist_ok=True)

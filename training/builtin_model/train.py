@@ -10,21 +10,23 @@ import time
 from pathlib import Path
 
 import torch
+from rich.progress import Progress as Bar
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from builtin_model.checkpoint import Progress, load_checkpoint, save_checkpoint
 from builtin_model.data import Batch, batches
 from builtin_model.export import export_model, load_model
 from builtin_model.model import Llama
 from builtin_model.optimizer import build_optimizers, set_progress
+from builtin_model.parallel import Group
+from builtin_model.planting import plant_copying
 from builtin_model.presets import BUILTIN_FOLDER, SHAPES
 from builtin_model.tokenizer import train_tokenizer, write_tokenizer
 
-TOKENS_A_STEP = 8192
+TOKENS_A_STEP = 6144
 SHORT_ROW, LONG_ROW, LONG_FROM = 512, 1024, 0.7
 SECONDS_BETWEEN_CHECKPOINTS = 120
 
@@ -48,25 +50,23 @@ def loss_of(model: Llama, batch: Batch, teacher: Llama | None) -> Tensor:
     return (losses * weights[counted]).sum() / weights.sum()
 
 
-def take_step(model: Llama, optimizers: list[Optimizer], batch: Batch, teacher: Llama | None) -> float:
-    """One update of the weights; gives the loss before it."""
-    loss = loss_of(model, batch, teacher)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+def update(model: Llama, optimizers: list[Optimizer]) -> None:
+    """One update of the weights by the gradients, which are used up."""
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return loss.item()
 
 
 class Run:
-    """One training run in one folder."""
+    """One process of a training run in one folder."""
 
-    def __init__(self, name: str, minutes: float, work: Path, out: Path) -> None:
+    def __init__(self, name: str, minutes: float, work: Path, out: Path, group: Group) -> None:
         torch.manual_seed(0)
-        self.name, self.budget_s, self.work, self.out = name, minutes * 60, work, out
+        self.name, self.budget_s, self.work, self.out, self.group = name, minutes * 60, work, out, group
         self.tokenizer = self._tokenizer()
         self.model = Llama(SHAPES[name])
+        plant_copying(self.model)
         self.optimizers = build_optimizers(self.model)
         self.checkpoint = work / f"{name}.pt"
         self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizers)
@@ -80,23 +80,30 @@ class Run:
 
     def train(self) -> None:
         """Trains until the time is spent: short rows first, then long ones."""
-        with tqdm(total=round(self.budget_s), initial=round(self.progress.seconds), unit="s") as bar:
+        with Bar(disable=not self.group.leads) as bar:
+            bar.add_task(self.name, total=self.budget_s, completed=int(self.progress.seconds))
             for row_length, until in ((SHORT_ROW, LONG_FROM), (LONG_ROW, 1.0)):
                 if self.progress.seconds < until * self.budget_s:
                     self._train_phase(row_length, until * self.budget_s, bar)
         self._save()
 
-    def _train_phase(self, row_length: int, until_s: float, bar: "tqdm[None]") -> None:
+    def _train_phase(self, row_length: int, until_s: float, bar: Bar) -> None:
         state, saved_s = self.progress, self.progress.seconds
-        stream = batches(self.tokenizer, "train", state.shard + 1, row_length, TOKENS_A_STEP // row_length)
+        num_rows = TOKENS_A_STEP // row_length // self.group.size
+        stream = batches(self.tokenizer, f"train/{self.group.rank}", state.shard + 1, row_length, num_rows)
         began = time.monotonic() - state.seconds
         for shard, batch in stream:
             set_progress(self.optimizers, state.seconds / self.budget_s)
-            loss = take_step(self.model, self.optimizers, batch, self.teacher)
-            state.loss = loss if state.steps == 0 else 0.98 * state.loss + 0.02 * loss
-            state.steps, state.shard = state.steps + 1, shard
-            state.tokens += int((batch.documents_BT > 0).sum())
-            state.seconds = time.monotonic() - began
+            loss = loss_of(self.model, batch, self.teacher)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            own_time = time.monotonic() - began if self.group.leads else 0.0
+            own_tokens = float((batch.documents_BT > 0).sum())
+            mean, tokens, state.seconds = self.group.share(
+                self.model, [loss.item() / self.group.size, own_tokens, own_time]
+            )
+            update(self.model, self.optimizers)
+            state.loss = mean if state.steps == 0 else 0.98 * state.loss + 0.02 * mean
+            state.steps, state.shard, state.tokens = state.steps + 1, shard, state.tokens + int(tokens)
             self._show(bar)
             if state.seconds - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save()
@@ -104,22 +111,24 @@ class Run:
             if state.seconds >= until_s:
                 return
 
-    def _show(self, bar: "tqdm[None]") -> None:
+    def _show(self, bar: Bar) -> None:
         state = self.progress
-        bar.n = min(round(state.seconds), round(self.budget_s))
-        bar.set_postfix(step=state.steps, loss=f"{state.loss:.3f}", Mtok=f"{state.tokens / 1e6:.2f}", refresh=False)
-        bar.update(0)
-        if state.steps % 50 == 0:
+        shown = f"{self.name} step {state.steps} loss {state.loss:.3f} {state.tokens / 1e6:.2f} Mtok"
+        bar.update(bar.task_ids[0], completed=state.seconds, description=shown)
+        if state.steps % 20 == 0 and self.group.leads:
             with (self.work / f"{self.name}.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(vars(state)) + "\n")
 
     def _save(self) -> None:
+        if not self.group.leads:
+            return
         save_checkpoint(self.checkpoint, self.model, self.optimizers, self.progress)
         export_model(self.model, self.tokenizer, self.work / self.name)
 
     def finish(self) -> Progress:
         """Puts the model in its place and writes the report."""
         folder = self.out / self.name
+        write_tokenizer(self.tokenizer, folder)
         export_model(self.model, self.tokenizer, folder)
         report = {
             "model": self.name,
@@ -128,7 +137,7 @@ class Run:
             "steps": self.progress.steps,
             "minutes": round(self.progress.seconds / 60, 1),
             "final_loss": round(self.progress.loss, 4),
-            "threads": torch.get_num_threads(),
+            "threads": self.group.size * torch.get_num_threads(),
         }
         (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(json.dumps(report, indent=2))
@@ -142,13 +151,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=65.0, help="training time in all, resumed runs included")
     parser.add_argument("--work", type=Path, default=Path("build/builtin_model"), help="checkpoints and logs")
     parser.add_argument("--out", type=Path, default=BUILTIN_FOLDER, help="where the finished model goes")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="each uses one thread")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    run = Run(options.name, options.minutes, options.work, options.out)
+    meeting_point = options.work / f"{options.name}.meeting"
+    meeting_point.unlink(missing_ok=True)
+    torch.multiprocessing.spawn(run_process, args=(options, meeting_point), nprocs=options.processes)
+
+
+def run_process(rank: int, options: argparse.Namespace, meeting_point: Path) -> None:
+    """One process of the run; the leading one writes the finished model."""
+    torch.set_num_threads(1)
+    group = Group(rank, options.processes, meeting_point)
+    run = Run(options.name, options.minutes, options.work, options.out, group)
     run.train()
-    run.finish()
+    if group.leads:
+        run.finish()
 
 
 if __name__ == "__main__":

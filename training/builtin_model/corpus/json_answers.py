@@ -154,7 +154,9 @@ SYSTEMS = (
 
 def invented_field(rng: Random) -> tuple[str, Any]:
     """A key that no list holds, with a value of any type."""
-    key = rng.choice((words.invented(rng), rng.choice(words.OBJECTS), f"{rng.choice(words.VERBS)}_{rng.choice(words.OBJECTS)}"))
+    key = rng.choice(
+        (words.invented(rng), rng.choice(words.OBJECTS), f"{rng.choice(words.VERBS)}_{rng.choice(words.OBJECTS)}")
+    )
     draw: Draw = rng.choice(
         (values.any_word, values.any_word, between(0, 100), values.flag, values.decimal, several(values.any_word))
     )
@@ -214,7 +216,9 @@ def ask(rng: Random, answer: dict[str, Any]) -> str:
     if rng.random() < 0.15:
         keys = ", ".join(answer)
     nested = any(isinstance(v, dict) for v in answer.values())
-    match rng.choices(("names", "shape", "schema", "facts"), weights=(0 if nested else 45, 30, 10, 0 if nested else 15))[0]:
+    match rng.choices(
+        ("names", "shape", "schema", "facts"), weights=(0 if nested else 45, 30, 10, 0 if nested else 15)
+    )[0]:
         case "names":
             return rng.choice(BY_NAMES).format(keys=keys, subject=subject)
         case "shape":

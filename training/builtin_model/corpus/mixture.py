@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 
-from builtin_model.corpus import arithmetic, json_answers, small_talk, stories, tools
+from builtin_model.corpus import arithmetic, copying, json_answers, small_talk, stories, tools
 from builtin_model.corpus.document import Document, Message
 from builtin_model.corpus.split import Split, seeded
 
@@ -27,8 +27,9 @@ WRITERS: tuple[tuple[Writer, float], ...] = (
     (stories.plain, 5),
     (arithmetic.write, 24),
     (json_answers.write, 24),
-    (tools.write, 20),
+    (tools.write, 13),
     (small_talk.write, 5),
+    (copying.write, 20),
     (mixed_chat, 2),
 )
 QUESTIONS: dict[str, Writer] = {

@@ -4,17 +4,48 @@
 {a} a thing named for the first time, {the} the same thing named again, {A} and {The} at a sentence's start.
 """
 
+# ruff: noqa: SIM905 — long word lists read better as text than as lists of literals
+
 PLACES = """
-a small village|a quiet town|a hut at the edge of the forest|a little house by the sea|an old mill|a green valley|a busy city
-a house at the foot of a mountain|a farmhouse on a hill|a cottage near the river|a village on a windy island|a street with tall trees
-a town with a harbour full of boats|a cottage with a garden behind a wall|a tower with round windows|a warm cave|a wooden cabin by the lake
-""".strip().replace("\n", "|").split("|")
+a small village
+a quiet town
+a hut at the edge of the forest
+a little house by the sea
+an old mill
+a green valley
+a busy city
+a house at the foot of a mountain
+a farmhouse on a hill
+a cottage near the river
+a village on a windy island
+a street with tall trees
+a town with a harbour full of boats
+a cottage with a garden behind a wall
+a tower with round windows
+a warm cave
+a wooden cabin by the lake
+""".strip().splitlines()
 
 SPOTS = """
-under a tree|behind the old wall|near the bridge|at the market|on the path|by the well|in the tall grass
-next to the fence|beside a pond|at the top of the hill|in a dark corner|on a flat rock|under a bush|by the road
-in front of the door|on the window sill|between two stones|at the end of the lane
-""".strip().replace("\n", "|").split("|")
+under a tree
+behind the old wall
+near the bridge
+at the market
+on the path
+by the well
+in the tall grass
+next to the fence
+beside a pond
+at the top of the hill
+in a dark corner
+on a flat rock
+under a bush
+by the road
+in front of the door
+on the window sill
+between two stones
+at the end of the lane
+""".strip().splitlines()
 
 OPENING_BEING = (
     "Once upon a time there was {a} who lived in {place}.",
@@ -166,8 +197,10 @@ CLOSING = (
     "It was the best day of the whole year.",
 )
 GIRLS = frozenset(
-    """Mia Ana Lily Nora Zoe Ella Ruby Ivy Maya Clara Rosa Alice Emma Lena Sofia Nina Greta Vera Iris Hana Amira Priya
-    Lucia Freya Olga Ingrid Elif Mei Leila Petra Sarah Mary Anna Eve Carol Julia Laura Olivia Emily Linda Susan""".split()
+    """
+    Mia Ana Lily Nora Zoe Ella Ruby Ivy Maya Clara Rosa Alice Emma Lena Sofia Nina Greta Vera Iris Hana Amira
+    Priya Lucia Freya Olga Ingrid Elif Mei Leila Petra Sarah Mary Anna Eve Carol Julia Laura Olivia Emily Linda Susan
+    """.split()
 )
 FEMALE = frozenset("girl queen princess witch fairy mermaid grandmother hen cow".split())
 MALE = frozenset("boy king prince wizard fisherman grandfather postman rooster knight blacksmith".split())

@@ -57,7 +57,10 @@ TALK: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         ("You are welcome!", "You are welcome! Ask me anything else."),
     ),
     (("Bye", "Goodbye", "Goodbye!", "See you later", "bye bye"), ("Goodbye! Come back soon.",)),
-    (("Well done!", "Good job", "Nice!", "That was great", "Cool", "I like it."), ("Thank you! I am glad you like it.",)),
+    (
+        ("Well done!", "Good job", "Nice!", "That was great", "Cool", "I like it."),
+        ("Thank you! I am glad you like it.",),
+    ),
     (("ok", "Okay", "Yes", "Sure", "No", "Maybe"), ("All right. What shall we do next?",)),
     (("How old are you?", "When were you born?"), ("I am a model, so I have no age. I am quite small, though.",)),
     (

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from string import Formatter
 from typing import Any
@@ -57,14 +57,21 @@ AFTER = (
 )
 
 
+@dataclass(frozen=True)
+class Use:
+    """One way to ask for a tool, with the arguments that it must be called with."""
+
+    ask: str
+    arguments: Mapping[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A tool as it is offered, with a way to ask for it."""
+    """A tool as it is offered, with some uses of it; tools of one topic could be taken for each other."""
 
     name: str
     schema: Tool
-    ask: str
-    arguments: Mapping[str, Any]
+    uses: tuple[Use, ...]
     topic: str
 
 
@@ -74,29 +81,39 @@ def schema(name: str, purpose: str, properties: dict[str, Any], required: list[s
     return {"type": "function", "function": {"name": name, "description": purpose, "parameters": parameters}}
 
 
+def number_of_uses(rng: Random) -> int:
+    """How often a tool is asked for in one conversation."""
+    return rng.choices((1, 2, 3), weights=(50, 30, 20))[0]
+
+
 def from_family(rng: Random, family: Family) -> Offer:
     """An offer of one of the tools that people really have."""
-    drawn = {name: draw(rng) for name, _, draw in family.parameters}
-    if len(set(map(str, drawn.values()))) < len(drawn):
-        return from_family(rng, family)
+    uses = tuple(_use_of_family(rng, family) for _ in range(number_of_uses(rng)))
     choices = dict(family.choices)
     properties: dict[str, Any] = {}
-    for name, meaning, _ in family.parameters:
-        properties[name] = {"type": values.json_type(drawn[name])}
+    for parameter, meaning, draw in family.parameters:
+        properties[parameter] = {"type": values.json_type(draw(rng))}
         if rng.random() < 0.8:
-            properties[name]["description"] = meaning
-        if name in choices:
-            properties[name]["enum"] = list(choices[name])
-    form = rng.choice(family.requests)
-    named = {field for _, field, _, _ in Formatter().parse(form) if field}
-    always = [n for n in drawn if all("{" + n + "}" in request for request in family.requests)]
+            properties[parameter]["description"] = meaning
+        if parameter in choices:
+            properties[parameter]["enum"] = list(choices[parameter])
+    required = [p for p in properties if all("{" + p + "}" in request for request in family.requests)]
+    name = rng.choice(family.names)
     return Offer(
-        name=(name := rng.choice(family.names)),
-        schema=schema(name, family.purpose, properties, always),
-        ask=form.format(**drawn),
-        arguments={n: v for n, v in drawn.items() if n in named},
+        name=name,
+        schema=schema(name, family.purpose, properties, required),
+        uses=uses,
         topic=family.topic or family.purpose,
     )
+
+
+def _use_of_family(rng: Random, family: Family) -> Use:
+    drawn = {name: draw(rng) for name, _, draw in family.parameters}
+    if len(set(map(str, drawn.values()))) < len(drawn):
+        return _use_of_family(rng, family)
+    form = rng.choice(family.requests)
+    named = {field for _, field, _, _ in Formatter().parse(form) if field}
+    return Use(form.format(**drawn), {n: v for n, v in drawn.items() if n in named})
 
 
 def invented(rng: Random) -> Offer:
@@ -106,24 +123,29 @@ def invented(rng: Random) -> Offer:
     names = rng.sample(list(INVENTED_PARAMETERS), rng.choices((1, 2, 3), weights=(40, 40, 20))[0])
     if rng.random() < 0.15:
         names.append(words.invented(rng))
-    drawn = {n: INVENTED_PARAMETERS.get(n, values.any_word)(rng) for n in names}
-    properties = {n: {"type": values.json_type(v)} for n, v in drawn.items()}
+    properties = {n: {"type": values.json_type(INVENTED_PARAMETERS.get(n, values.any_word)(rng))} for n in names}
     if rng.random() < 0.4:
         for name, described in properties.items():
             described["description"] = f"The {name} of the {noun}"
     optional = names[-1] if len(names) > 1 and rng.random() < 0.3 else ""
+    required = [n for n in names if n != optional]
+    return Offer(
+        name=f"{verb}_{noun}",
+        schema=schema(f"{verb}_{noun}", f"{verb.capitalize()} the {noun}", properties, required),
+        uses=tuple(_use_of_invented(rng, verb, noun, names, optional) for _ in range(number_of_uses(rng))),
+        topic=f"{verb} {noun}",
+    )
+
+
+def _use_of_invented(rng: Random, verb: str, noun: str, names: list[str], optional: str) -> Use:
+    drawn = {n: INVENTED_PARAMETERS.get(n, values.any_word)(rng) for n in names}
     said = [n for n in names if n != optional or rng.random() < 0.5]
     rng.shuffle(said)
     style = rng.choice(("{} {}", "{} {}", "the {} {}", "{} = {}", "{}: {}"))
     given = words.listed([style.format(n, _spoken(drawn[n])) for n in said])
     ask = rng.choice(POLITE).format(f"{verb} the {noun}") + rng.choice(JOINERS).format(given) + rng.choice((".", ""))
-    return Offer(
-        name=f"{verb}_{noun}",
-        schema=schema(f"{verb}_{noun}", f"{verb.capitalize()} the {noun}", properties, [n for n in names if n != optional]),
-        ask=ask[0].upper() + ask[1:] if rng.random() < 0.8 else ask,
-        arguments={n: drawn[n] for n in names if n in said},
-        topic=f"{verb} {noun}",
-    )
+    ask = ask[0].upper() + ask[1:] if rng.random() < 0.8 else ask
+    return Use(ask, {n: drawn[n] for n in names if n in said})
 
 
 def _spoken(value: Any) -> str:
@@ -131,21 +153,20 @@ def _spoken(value: Any) -> str:
 
 
 def draw_offers(rng: Random, split: Split) -> list[Offer]:
-    """One to four different tools whose set of names belongs to the split."""
-    while True:
-        wanted = rng.choices((1, 2, 3, 4), weights=(35, 35, 20, 10))[0]
-        offers: dict[str, Offer] = {}
-        while len(offers) < wanted:
-            offer = from_family(rng, rng.choice(FAMILIES)) if rng.random() < 0.45 else invented(rng)
-            if offer.topic not in {o.topic for o in offers.values()}:
-                offers.setdefault(offer.name, offer)
-        if all(split.admits("tool", o.name, *o.arguments.values()) for o in offers.values()):
-            return list(offers.values())
+    """One to four different tools, each with the uses of it that belong to the split."""
+    wanted = rng.choices((1, 2, 3, 4), weights=(35, 35, 20, 10))[0]
+    offers: dict[str, Offer] = {}
+    while len(offers) < wanted:
+        offer = from_family(rng, rng.choice(FAMILIES)) if rng.random() < 0.45 else invented(rng)
+        kept = tuple(use for use in offer.uses if split.admits("tool", offer.name, *use.arguments.values()))
+        if kept and offer.topic not in {o.topic for o in offers.values()}:
+            offers.setdefault(offer.name, replace(offer, uses=kept))
+    return list(offers.values())
 
 
-def calling(offer: Offer) -> Message:
+def calling(offer: Offer, use: Use) -> Message:
     """The answer that calls the tool."""
-    called = {"name": offer.name, "arguments": dict(offer.arguments)}
+    called = {"name": offer.name, "arguments": dict(use.arguments)}
     return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": called}]}
 
 
@@ -160,10 +181,11 @@ def result(rng: Random) -> tuple[Message, Message]:
 def asks(rng: Random, split: Split, offers: list[Offer]) -> list[Message]:
     """Exchanges that use the offered tools, now and then small talk instead."""
     messages: list[Message] = []
-    for offer in rng.sample(offers, rng.randint(1, len(offers))):
+    uses = [(offer, use) for offer in offers for use in offer.uses]
+    for offer, use in rng.sample(uses, len(uses)):
         if rng.random() < 0.08:
             messages.extend(small_talk.exchange(rng))
-        messages.extend((user(offer.ask), calling(offer)))
+        messages.extend((user(use.ask), calling(offer, use)))
         if rng.random() < 0.3:
             messages.extend(result(rng))
     return messages
@@ -183,7 +205,7 @@ def question(rng: Random, split: Split) -> Document:
     offer = rng.choice(offers)
     return Document(
         skill="tools",
-        messages=(user(offer.ask),),
+        messages=(user(offer.uses[0].ask),),
         tools=tuple(o.schema for o in offers),
-        facts={"name": offer.name, "arguments": dict(offer.arguments)},
+        facts={"name": offer.name, "arguments": dict(offer.uses[0].arguments)},
     )
