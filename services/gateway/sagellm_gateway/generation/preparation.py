@@ -8,7 +8,7 @@ from struct import pack
 
 from sagellm_common.contracts.generate import GenerateRequest
 from sagellm_common.contracts.sampling import SamplingOptions
-from sagellm_common.errors import InvalidArgument, PayloadTooLarge
+from sagellm_common.errors import InvalidArgument
 from sagellm_gateway.generation.pipeline import ChoicePipeline
 from sagellm_gateway.text.model import TextModel
 from sagellm_gateway.text.stops import StopMatcher
@@ -47,7 +47,7 @@ def is_short(request: GenerateRequest) -> bool:
 def prepare(request: GenerateRequest, texts: TextModel, max_model_len: int, default_max_tokens: int | None) -> Prepared:
     """Render, tokenize and check; blocks in proportion to the prompt, so long ones belong off the event loop.
 
-    Raises InvalidArgument with the parameter at fault, or PayloadTooLarge if the prompt leaves no room in the context.
+    Raises InvalidArgument with the parameter at fault, also if the prompt leaves no room in the context.
     """
     param = "messages" if request.messages is not None else "prompt"
     token_ids = _tokens(request, texts, max_model_len)
@@ -55,7 +55,7 @@ def prepare(request: GenerateRequest, texts: TextModel, max_model_len: int, defa
         raise InvalidArgument("the prompt is empty", param=param)
     room = max_model_len - len(token_ids)
     if room < 1:
-        raise PayloadTooLarge(
+        raise InvalidArgument(
             f"the prompt has {len(token_ids)} tokens; the model's context is {max_model_len}, answer included",
             param=param,
         )
@@ -78,7 +78,7 @@ def _tokens(request: GenerateRequest, texts: TextModel, max_model_len: int) -> l
 
 def _checked_length(text: str, max_model_len: int, param: str) -> str:
     if len(text) > max_model_len * MAX_CHARS_PER_TOKEN:
-        raise PayloadTooLarge(
+        raise InvalidArgument(
             f"the prompt has {len(text)} characters; the model's context is {max_model_len} tokens", param=param
         )
     return text

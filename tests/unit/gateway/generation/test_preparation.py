@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sagellm_common.contracts.generate import GenerateRequest
-from sagellm_common.errors import InvalidArgument, PayloadTooLarge
+from sagellm_common.errors import InvalidArgument
 from sagellm_gateway.generation.preparation import BLOCK_TOKENS, block_hashes, end_token_ids, is_short, prepare
 from sagellm_gateway.text.model import TextModel
 from support.tokenizers import write_model_folder
@@ -42,12 +42,12 @@ def test_token_ids_are_taken_as_they_are(texts: TextModel) -> None:
 
 @pytest.mark.parametrize(("length", "fits"), [(99, True), (100, False), (101, False)])
 def test_the_context_holds_prompt_and_one_token_of_the_answer(texts: TextModel, length: int, fits: bool) -> None:
-    """A prompt that leaves no room is too large, and the message has the figures."""
+    """A prompt that leaves no room is refused, and the message has the figures."""
     request = ask(prompt=[5] * length)
     if fits:
         assert prepare(request, texts, 100, None).sampling.max_tokens == 1
     else:
-        with pytest.raises(PayloadTooLarge, match="100"):
+        with pytest.raises(InvalidArgument, match="100"):
             prepare(request, texts, 100, None)
 
 
