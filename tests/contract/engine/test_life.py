@@ -1,6 +1,7 @@
 """An engine alone: how it starts, registers, drains, leaves and fails."""
 
 import asyncio
+import shutil
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from sagellm_common.bus import Bus, Received
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.registry import ModelQuery, ModelReply
 from sagellm_common.errors import NotFound
-from sagellm_common.nats_server import free_port
+from sagellm_common.nats_server import NatsServer, free_port
 from sagellm_common.settings import BusSettings
 from sagellm_common.subjects import encode_token
 from support.engine_peer import EnginePeer
@@ -116,6 +117,22 @@ async def test_a_younger_process_takes_over_an_engine_id(
     registered = await _registration(bus, "e1")
     assert registered is not None
     assert registered.pid == new.pid
+
+
+async def test_a_server_that_lost_its_storage_gets_the_registration_again(
+    own_nats_server: NatsServer, services: Services
+) -> None:
+    """When the bucket is gone with the server's disk the engine creates it and registers as before."""
+    settings = BusSettings(nats_url=own_nats_server.url, deployment="lost")
+    bus = await Bus.connect(settings, "test")
+    process = services.start("engine", settings, engine_id="e1", backend="mock")
+    before = await process.registered(bus)
+    own_nats_server.kill()
+    shutil.rmtree(own_nats_server.store)
+    own_nats_server.start()
+    await eventually(lambda: bus.is_connected and bus.reconnects == 1)
+    assert (await process.registered(bus)).incarnation == before.incarnation
+    await bus.close()
 
 
 async def test_metrics_carry_vllms_names(start_engine: StartEngine) -> None:

@@ -17,38 +17,35 @@ RETRY_S = 0.5
 
 
 class Registration:
-    """Keeps the entry alive; `replaced` is set when a younger process has taken the same engine id."""
+    """Writes, renews and removes the entry of one engine process."""
 
     def __init__(self, bus: Bus, entry: EngineRegistration) -> None:
         self._bus = bus
         self.entry = entry
-        self.replaced = asyncio.Event()
         self._key = encode_token(entry.engine_id)
         self._bucket: Bucket | None = None
         self._revision = 0
+        self._replaced = False
         self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Write the entry, whoever's was there, and renew it from now on; raises Unavailable without JetStream."""
+        """Write the entry, whoever's was there; raises Unavailable without JetStream."""
         bucket = await self._open()
         self._revision = await bucket.put(self._key, self.entry)
-        self._task = asyncio.create_task(self._keep())
 
     def change(self, entry: EngineRegistration) -> None:
         """Publish a changed entry soon."""
         self.entry = entry
         self._changed.set()
 
-    async def stop(self) -> None:
-        """Stop renewing and remove the entry; an unreachable bus lets it expire."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._bucket is None or self.replaced.is_set() or not self._bus.is_connected:
+    async def remove(self) -> None:
+        """Remove the entry if it is ours, renewing having been stopped; without a bus it expires."""
+        if self._bucket is None or not self._bus.is_connected:
             return
         try:
-            await self._bucket.delete(self._key)
+            found = await self._bucket.get(EngineRegistration, self._key)
+            if found is not None and found[0].incarnation == self.entry.incarnation:
+                await self._bucket.delete(self._key)
         except Unavailable as error:
             log.warning("registration_not_removed", error=error.message)
 
@@ -56,9 +53,10 @@ class Registration:
         self._bucket = await self._bus.bucket(self._bus.settings.subjects.bucket("engines"), ttl_s=TTL_S)
         return self._bucket
 
-    async def _keep(self) -> None:
+    async def keep(self) -> None:
+        """Renew until cancelled; raises Unavailable when a younger process has taken the same engine id."""
         wait_s = RENEW_S
-        while not self.replaced.is_set():
+        while not self._replaced:
             with contextlib.suppress(TimeoutError):  # no change came: renew all the same
                 async with asyncio.timeout(wait_s):  # wait_for can swallow a cancellation (Python 3.11)
                     await self._changed.wait()
@@ -70,6 +68,7 @@ class Registration:
                 if wait_s != RETRY_S:  # once per outage
                     log.warning("registration_not_renewed", error=error.message)
                 wait_s = RETRY_S
+        raise Unavailable(f"another process has taken the engine id {self.entry.engine_id}")
 
     async def _renew(self) -> None:
         """Renew; if the entry is not as we left it, find out why."""
@@ -88,7 +87,5 @@ class Registration:
     async def _taken(self, bucket: Bucket) -> bool:
         found = await bucket.get(EngineRegistration, self._key)
         other = found[0] if found is not None else self.entry
-        if other.incarnation == self.entry.incarnation or other.started_at <= self.entry.started_at:
-            return False
-        self.replaced.set()
-        return True
+        self._replaced = other.incarnation != self.entry.incarnation and other.started_at > self.entry.started_at
+        return self._replaced

@@ -11,7 +11,7 @@ import structlog
 
 from sagellm_common.bus import Bus, MicroService
 from sagellm_common.contracts.engines import EngineRegistration
-from sagellm_common.errors import Internal, SageError, Unavailable
+from sagellm_common.errors import Internal, SageError
 from sagellm_common.telemetry import metrics as prometheus
 from sagellm_common.version import __version__
 from sagellm_engine.service.edge import EngineEdge
@@ -59,7 +59,8 @@ class RunningEngine:
         self._metrics_server = prometheus.serve(self._metrics.registry, self._settings.metrics_port)
         self._micro = await self._edge.handlers.open()
         await self._registration.start()
-        parts = (self._edge.sending.send_steps(), self._edge.tick(), self._follow_state())
+        edge = self._edge
+        parts = (edge.sending.send_steps(), edge.tick(), self._registration.keep(), self._follow_state())
         self._tasks = [asyncio.create_task(part) for part in parts]
         entry = self._registration.entry
         log.info("engine_ready", engine_id=entry.engine_id, models=entry.models, role=entry.role)
@@ -72,11 +73,11 @@ class RunningEngine:
 
     async def leave(self) -> None:
         """Deregister, end the step loop, send the last frames, and say that the engine is gone."""
-        await self._registration.stop()
-        await self._steps.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._registration.remove()
+        await self._steps.stop()
         try:
             await self._edge.sending.send_rest()
             await self._edge.sending.say_stopped()
@@ -88,21 +89,19 @@ class RunningEngine:
             self._metrics_server.close()
 
     async def _until(self, event: Coroutine[None, None, object]) -> None:
-        """Return when `event` is done; raise if a part of the engine ends before, or another takes its id."""
-        done, replaced = asyncio.ensure_future(event), asyncio.ensure_future(self._registration.replaced.wait())
+        """Return when `event` is done; raise if a part of the engine ends before that."""
+        done = asyncio.ensure_future(event)
+        watched: list[asyncio.Future[Any]] = [done, self._steps.failed, *self._tasks]
         try:
-            watched: list[asyncio.Future[Any]] = [done, replaced, self._steps.failed, *self._tasks]
             await asyncio.wait(watched, return_when="FIRST_COMPLETED")
-            if self._steps.failed.done():
-                raise Internal(f"the step loop has ended: {self._steps.failed.result()!r}")
-            for task in self._tasks:
-                if task.done():
-                    raise Internal(f"a part of the engine has ended: {task.exception()!r}")
-            if replaced.done():
-                raise Unavailable(f"another process has taken the engine id {self._settings.engine_id}")
         finally:
-            for waiting in (done, replaced):
-                waiting.cancel()
+            done.cancel()
+        if self._steps.failed.done():
+            raise Internal(f"the step loop has ended: {self._steps.failed.result()!r}")
+        for task in self._tasks:
+            if task.done():
+                error = task.exception()
+                raise error if isinstance(error, SageError) else Internal(f"a part of the engine has ended: {error!r}")
 
     async def _drained(self) -> None:
         """Return when every request has ended and the gateways have had time to ask for what they missed."""
