@@ -54,8 +54,9 @@ class TokenBytes(dict[int, bytes]):
         _refuse_unstreamable(steps)
         self.is_byte_level = kinds == ["ByteLevel"]
         self._byte_fallback = "ByteFallback" in kinds
-        self._anchor = self._find_anchor()
-        self._anchor_text = self._decode([self._anchor])
+        if not self.is_byte_level:
+            self._anchor = self._find_anchor()
+            self._anchor_text = self._decode([self._anchor])
 
     def __missing__(self, token_id: int) -> bytes:
         token = self._token(token_id)
