@@ -2,17 +2,19 @@
 # An engine: computes tokens. Build from the repository's root.
 # For NVIDIA GPUs: --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg EXTRAS=engine,cuda
 
-FROM python:3.12.8-slim-bookworm AS build
+FROM python:3.11.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=engine
 RUN python -m venv /opt/sagellm
 ENV PATH=/opt/sagellm/bin:$PATH
-RUN --mount=type=cache,target=/root/.cache/pip pip install --index-url "$TORCH_INDEX" "torch>=2.11"
 WORKDIR /src
+COPY constraints.txt .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip pip install ".[$EXTRAS]"
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt ".[$EXTRAS]"
 
-FROM python:3.12.8-slim-bookworm
+FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --create-home sagellm \
     && install -d -o sagellm -g sagellm /var/lib/sagellm/models
 COPY --from=build /opt/sagellm /opt/sagellm

@@ -1,14 +1,14 @@
 # syntax=docker/dockerfile:1
 # The gateway: HTTP and NATS in, tokens out. Build from the repository's root.
 
-FROM python:3.12.8-slim-bookworm AS build
+FROM python:3.11.11-slim-bookworm AS build
 RUN python -m venv /opt/sagellm
 ENV PATH=/opt/sagellm/bin:$PATH
 WORKDIR /src
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip pip install ".[gateway]"
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt ".[gateway]"
 
-FROM python:3.12.8-slim-bookworm
+FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --create-home sagellm \
     && install -d -o sagellm -g sagellm /var/lib/sagellm/models
 COPY --from=build /opt/sagellm /opt/sagellm

@@ -73,7 +73,7 @@ def test_mounted_files_and_dockerfiles_are_there(content: dict[str, Any]) -> Non
 def test_each_image_has_only_its_extra_and_no_root(service: str) -> None:
     """A Dockerfile installs its own extra, in two stages, runs as a user, and says how to see that it is well."""
     text = (COMPOSE / "docker" / f"{service}.Dockerfile").read_text()
-    extras = re.findall(r'pip install "\.\[([^"]+)\]"', text)
+    extras = re.findall(r'pip install -c constraints.txt "\.\[([^"]+)\]"', text)
     assert extras in ([service], ["$EXTRAS"])
     assert "$EXTRAS" not in extras or f"ARG EXTRAS={service}\n" in text
     stages = text.split("\nFROM ")
