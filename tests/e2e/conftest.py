@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from sagellm_common.bus import Bus
 from sagellm_common.nats_server import NatsServer
@@ -15,7 +16,7 @@ def e2e_settings(nats_server: NatsServer) -> BusSettings:
     return BusSettings(nats_url=nats_server.url, deployment="e2e")
 
 
-@pytest.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack(e2e_settings: BusSettings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     """Registry, scheduler, one CPU engine with the built-in model, gateway."""
     running = LocalStack(e2e_settings, tmp_path_factory.mktemp("stack"))
