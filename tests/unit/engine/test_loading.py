@@ -140,6 +140,7 @@ def _broken_config(folder: Path) -> None:
         (_truncate, InvalidArgument, "damaged"),
         (_scramble, InvalidArgument, "damaged"),
         (_drop_tensor, InvalidArgument, "lacks the tensor 'model.layers.1.mlp.up_proj.weight'"),
+        (lambda f: edit(f, tie_word_embeddings=False), InvalidArgument, "lacks the tensor 'lm_head.weight'"),
         (_reshape_tensor, InvalidArgument, "shape"),
         (_int8_tensor, InvalidArgument, "quantized layout"),
         (_pickle_only, NotFound, "pickled weights are refused"),

@@ -46,7 +46,7 @@ def load_runner(
     num_pages = plan_pages(
         config,
         page_bytes=page_bytes(model, dtype),
-        free_bytes=free_bytes() - _activation_bytes(config, model, place),
+        free_bytes=free_bytes() - _activation_bytes(config, model, place, max_model_len),
         max_model_len=max_model_len,
     )
     info = ModelInfo(
@@ -73,8 +73,8 @@ def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
     return config.max_model_len
 
 
-def _activation_bytes(config: EngineConfig, model: ModelConfig, place: TorchPlace) -> int:
+def _activation_bytes(config: EngineConfig, model: ModelConfig, place: TorchPlace, max_model_len: int) -> int:
     """Return what the largest step needs beside weights and pages: rows, a mask, logits and their copies."""
-    width = 6 * model.hidden_size + 4 * model.intermediate_size
-    rows = place.max_batch_tokens * (width * place.dtype.itemsize + model.max_position * place.dtype.itemsize // 8)
+    width = 6 * model.hidden_size + 4 * model.intermediate_size + max_model_len
+    rows = place.max_batch_tokens * width * place.dtype.itemsize
     return rows + 4 * config.max_num_seqs * model.vocab_size * torch.float32.itemsize

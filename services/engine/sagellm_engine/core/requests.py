@@ -72,6 +72,7 @@ class RequestTable:
     def end(self, key: RequestKey, now: float, how: Known = Known.ENDED) -> None:
         """Close a key, or mark one that has not come yet as cancelled."""
         self._open.pop(key, None)
+        self._ended.pop(key, None)  # so that the oldest stay first
         self._ended[key] = (now + REMEMBER_S, how)
         self._expire(now)
 

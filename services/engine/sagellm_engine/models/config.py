@@ -71,7 +71,7 @@ def parse_model_config(raw: Mapping[str, Any], generation_eos: int | list[int] |
         num_layers=int(raw["num_hidden_layers"]),
         num_heads=num_heads,
         num_kv_heads=int(raw.get("num_key_value_heads") or num_heads),
-        head_dim=int(raw.get("head_dim") or raw["hidden_size"] // num_heads),
+        head_dim=int(raw.get("head_dim") or facts.head_dim or raw["hidden_size"] // num_heads),
         max_position=int(raw.get("max_position_embeddings", 2048)),
         rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),

@@ -28,10 +28,6 @@ class Checkpoint:
             file = _open(path)
             self._files.update(dict.fromkeys(file.keys(), file))
 
-    def __contains__(self, name: str) -> bool:
-        """Return whether there is a tensor of that name."""
-        return name in self._files
-
     def copy_into(self, target: Tensor, name: str) -> None:
         """Copy a tensor, converting its type; raises InvalidArgument if it is missing or has another shape."""
         if name not in self._files:

@@ -49,7 +49,7 @@ class WeightLoader:
         """Load everything; raises InvalidArgument for a missing or misshapen tensor."""
         config = self._config
         embedding = self._tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-        tied = config.tie_embeddings or "lm_head.weight" not in self._checkpoint
+        tied = config.tie_embeddings
         head = embedding if tied else self._tensor("lm_head.weight", config.vocab_size, config.hidden_size)
         return DecoderWeights(
             embedding=embedding,
