@@ -1,14 +1,19 @@
 """The scheduler alone as a real process on a real nats-server; the test plays engines and gateways."""
 
+import asyncio
+import urllib.request
 from collections.abc import AsyncIterator
 
 import pytest
+from nats.aio.msg import Msg
+from opentelemetry import context, trace
 
 from sagellm_common.bus import Bus
 from sagellm_common.codec import JSON
 from sagellm_common.contracts.policy import PolicyChange, PolicyReply
 from sagellm_common.contracts.scheduling import SubmitReply
 from sagellm_common.errors import InvalidArgument, NotFound, error_from_dict
+from sagellm_common.nats_server import free_port
 from sagellm_common.settings import BusSettings
 from support.processes import ServiceProcess, Services, ping
 from support.scheduler_peers import Surroundings
@@ -225,6 +230,60 @@ async def test_a_submit_may_be_json(scheduler: ServiceProcess, around: Surroundi
     )
     answer = await bus.client.request(bus.settings.subjects.submit("s1"), body, headers={"Content-Type": JSON})
     assert SubmitReply.model_validate_json(answer.data).status == "queued"
+
+
+async def test_the_trace_of_a_submit_goes_on_in_its_assignment(
+    scheduler: ServiceProcess, around: Surroundings, bus: Bus
+) -> None:
+    """An assignment carries the trace id of the submit that it answers, in the W3C header."""
+    around.engine("e1")
+    await around.ready("s1")
+    received: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+    async def keep(msg: Msg) -> None:
+        received.put_nowait(dict(msg.headers or {}))
+
+    await bus.client.subscribe(bus.settings.subjects.gateway_assign("g1"), cb=keep)
+    await bus.flush()
+    parent = trace.SpanContext(trace_id=0xABC, span_id=9, is_remote=True, trace_flags=trace.TraceFlags(1))
+    token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(parent)))
+    try:
+        await around.gateway.submit("s1", "traced")
+    finally:
+        context.detach(token)
+    headers = await asyncio.wait_for(received.get(), 5)
+    assert headers["traceparent"].split("-")[1] == format(0xABC, "032x")
+
+
+async def test_metrics_are_served(services: Services, around: Surroundings, bus: Bus) -> None:
+    """A scrape of the metrics port shows leadership, engines by state and the decisions made."""
+    port = free_port()
+    process = services.start("scheduler", bus.settings, scheduler_id="s1", metrics_port=port)
+    await process.up(bus)
+    around.engine("e1")
+    await around.ready("s1")
+    await around.gateway.submit("s1", "r1", model="unknown")
+
+    def scrape() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    async def shows_everything() -> bool:
+        text = await asyncio.to_thread(scrape)
+        return all(
+            line in text
+            for line in (
+                "sagellm_scheduler_is_leader 1.0",
+                'sagellm_scheduler_engines{state="ready"} 1.0',
+                'sagellm_scheduler_decisions_total{queue_policy="fifo",router="load_balanced"}',
+                'sagellm_scheduler_rejected_total{code="not_found"}',
+                "sagellm_scheduler_queue_time_seconds_count",
+                "sagellm_scheduler_decision_time_seconds_count",
+                "sagellm_scheduler_queue_length 0.0",
+            )
+        )
+
+    await eventually_async(shows_everything)
 
 
 async def test_a_scheduler_without_bus_ends_with_a_sentence(services: Services, bus_settings: BusSettings) -> None:

@@ -66,7 +66,10 @@ class LeaseHolder:
 
     async def _run(self) -> None:
         while True:
-            await self._feed(Due())
+            try:
+                await self._feed(Due())
+            except Exception:
+                log.exception("lease_failed")
             await asyncio.sleep(TICK_S)
 
     async def _feed(self, event: LeaseEvent) -> None:

@@ -56,15 +56,21 @@ class Archive:
         `merge` adds the decisions that an earlier leader has kept. The stream does not acknowledge: a record lost on
         a broken connection is still in memory here.
         """
-        if merge and record.request_id not in self._recent:
-            record = _merged(await self._stored(record.request_id), record)
-        elif merge:
-            record = _merged(self._recent[record.request_id], record)
+        if merge:
+            record = await self._with_earlier(record)
         self._remember(record)
         try:
             await self._bus.publish(self._subjects.decision(record.request_id), record)
         except SageError as error:
             log.warning("decision_not_kept", request_id=record.request_id, error=error.message)
+
+    async def _with_earlier(self, record: DecisionRecord) -> DecisionRecord:
+        former = self._recent.get(record.request_id)
+        try:
+            return _merged(former or await self._stored(record.request_id), record)
+        except SageError as error:
+            log.warning("earlier_decisions_unread", request_id=record.request_id, error=error.message)
+            return record
 
     def _remember(self, record: DecisionRecord) -> None:
         self._recent[record.request_id] = record
