@@ -15,7 +15,7 @@ from sagellm_common.bus import Bus, Received
 from sagellm_common.codec import JSON, content_type_of, decode
 from sagellm_common.contracts.dispatch import Ack, Dispatch, DispatchReply, ResendRequest
 from sagellm_common.contracts.engines import EngineRegistration
-from sagellm_common.contracts.events import RequestEvent
+from sagellm_common.contracts.events import END_PHASES, RequestEvent
 from sagellm_common.contracts.frames import TokenFrame, TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest, GenerateReply
 from sagellm_common.contracts.policy import Leader
@@ -37,9 +37,9 @@ class PlayedEngine:
     `reports` False makes it fall silent.
     """
 
-    def __init__(self, bus: Bus, engine_id: str, gateway_id: str = GATEWAY_ID) -> None:
+    def __init__(self, bus: Bus, engine_id: str, run: int, gateway_id: str = GATEWAY_ID) -> None:
         self.bus, self.engine_id, self.gateway_id = bus, engine_id, gateway_id
-        self.incarnation = f"{engine_id}-1"
+        self.incarnation = f"{engine_id}-{run}"
         self.subjects = bus.settings.subjects
         self.dispatches: list[Dispatch] = []
         self.headers: list[Mapping[str, str]] = []
@@ -119,20 +119,27 @@ class PlayedEngine:
 
 
 class GatewayPeers:
-    """Everything around one gateway. `assign` False keeps submissions queued; `answer` replaces the reply to them."""
+    """Everything around one gateway. `assign` False keeps submissions queued; `answer` replaces the reply to them.
+
+    A gateway may serve several tests: each has schedulers and engine incarnations of its own, under newer leader
+    epochs, and `close` ends what is still open.
+    """
+
+    runs = itertools.count(1)
 
     def __init__(self, bus: Bus, folder: Path) -> None:
         self.bus = bus
         self.subjects = bus.settings.subjects
         self.tokenizer = byte_level()
         self.folder = write_model_folder(folder / "model", self.tokenizer)
-        self.engines = {name: PlayedEngine(bus, name) for name in ("e1", "e2")}
+        self.run = next(self.runs)
+        self.engines = {name: PlayedEngine(bus, name, self.run) for name in ("e1", "e2")}
         self.submits: list[Submit] = []
         self.events: list[RequestEvent] = []
         self.heartbeats: list[GatewayHeartbeat] = []
         self.assign = True
         self.answer: Callable[[Submit], SubmitReply] | None = None
-        self.leader_epoch = (1, 1)
+        self.leader_epoch = (self.run, 1)
         self._numbers = itertools.count(1)
 
     async def open(self, *, max_model_len: int = 256) -> None:
@@ -149,12 +156,22 @@ class GatewayPeers:
         self._reporting = asyncio.create_task(self._report())
 
     async def close(self) -> None:
+        """Cancel what is open, wait for its end, and stop."""
+        self.answer, self.assign = None, True
+        for request_id in self._open():
+            await self.bus.client.publish(self.subjects.cancel(request_id), b"")
+        await eventually(lambda: not self._open(), what="the end of all requests")
         self._reporting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reporting
 
+    def _open(self) -> set[str]:
+        ended = {event.request_id for event in self.events if event.phase in END_PHASES}
+        return {submit.request_id for submit in self.submits} - ended
+
     async def lead(self, scheduler_id: str) -> None:
         """Let a scheduler lead."""
+        scheduler_id = f"{scheduler_id}-{self.run}"
         await self.bus.serve(self.subjects.submit(scheduler_id), Submit, self._submitted)
         await self.bus.flush()
         await self._leader.put("scheduler", Leader(scheduler_id=scheduler_id, started_at=1.0))

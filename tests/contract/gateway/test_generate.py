@@ -19,7 +19,7 @@ async def test_a_request_streams_back_in_numbered_replies(
     engine = peers.engines["e1"]
     dispatch = await engine.dispatched()
     assert dispatch.prompt_token_ids == peers.tokenizer.encode("the quick brown").ids
-    assert (dispatch.epoch, dispatch.incarnation, dispatch.gateway_id) == (0, "e1-1", GATEWAY_ID)
+    assert (dispatch.epoch, dispatch.incarnation, dispatch.gateway_id) == (0, engine.incarnation, GATEWAY_ID)
     assert (dispatch.sampling.max_tokens, dispatch.sampling.seed) == (8, 1)
     tokens = peers.tokens(" fox jumps")
     await engine.send(dispatch, 0, tokens[:1], cached_tokens=2)

@@ -22,7 +22,7 @@ async def test_discovery_answers(bus: Bus, gateway: ServiceProcess) -> None:
         assert reply["metadata"]["gateway_id"] == GATEWAY_ID
 
 
-async def test_heartbeats_name_the_incarnation(bus: Bus, gateway: ServiceProcess, peers: GatewayPeers) -> None:
+async def test_heartbeats_name_the_incarnation(bus: Bus, own_gateway: ServiceProcess, peers: GatewayPeers) -> None:
     """A heartbeat comes every second and says how many requests are open."""
     await Caller(bus).ask_for()
     await peers.engines["e1"].dispatched()
@@ -31,12 +31,12 @@ async def test_heartbeats_name_the_incarnation(bus: Bus, gateway: ServiceProcess
     assert len({beat.incarnation for beat in peers.heartbeats}) == 1
 
 
-async def test_sigterm_lets_open_requests_finish(bus: Bus, gateway: ServiceProcess, peers: GatewayPeers) -> None:
+async def test_sigterm_lets_open_requests_finish(bus: Bus, own_gateway: ServiceProcess, peers: GatewayPeers) -> None:
     """A draining gateway leaves the queue group, finishes what is open, and ends with 0."""
     caller = await Caller(bus).ask_for()
     engine = peers.engines["e1"]
     dispatch = await engine.dispatched()
-    gateway.terminate()
+    own_gateway.terminate()
     await eventually(lambda: peers.heartbeats[-1].draining, what="a draining heartbeat")
     late = await Caller(bus).ask_for()
     await eventually(lambda: bool(late.messages), what="the answer to the late request")
@@ -44,19 +44,19 @@ async def test_sigterm_lets_open_requests_finish(bus: Bus, gateway: ServiceProce
     await engine.send(dispatch, 0, peers.tokens(" fox"), finish="length")
     await caller.final()
     assert caller.text == " fox"
-    assert await gateway.wait() == 0, gateway.log_text()
+    assert await own_gateway.wait() == 0, own_gateway.log_text()
 
 
 async def test_a_drain_that_takes_too_long_ends_with_an_error(
-    bus: Bus, gateway: ServiceProcess, peers: GatewayPeers
+    bus: Bus, own_gateway: ServiceProcess, peers: GatewayPeers
 ) -> None:
     """What is not done within the drain time is cancelled, at the client and at the engine."""
     caller = await Caller(bus).ask_for()
     await peers.engines["e1"].dispatched()
-    gateway.terminate()
+    own_gateway.terminate()
     assert ((await caller.final()).error or {})["code"] == "unavailable"
     await eventually(lambda: bool(peers.engines["e1"].cancels), what="the cancel")
-    assert await gateway.wait() == 0, gateway.log_text()
+    assert await own_gateway.wait() == 0, own_gateway.log_text()
 
 
 async def test_a_port_in_use_ends_the_start_with_a_sentence(bus_settings: BusSettings, services: Services) -> None:

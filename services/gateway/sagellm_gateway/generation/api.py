@@ -73,8 +73,9 @@ class Gateway(Protocol):
     async def submit(self, request: GenerateRequest) -> Generation:
         """Accept a request and return once the scheduler has queued it.
 
-        The current OpenTelemetry context becomes the parent of the request's span. Raises InvalidArgument
-        (a prompt over the context too), NotFound (model), ResourceExhausted, Unavailable or DeadlineExceeded. If the calling task is cancelled, the request is cancelled too.
+        The current OpenTelemetry context becomes the parent of the request's span. If the calling task is cancelled,
+        the request is cancelled too. Raises InvalidArgument (a prompt over the context too), NotFound (model),
+        ResourceExhausted, Unavailable or DeadlineExceeded.
         """
 
     def models(self) -> list[ServedModel]:
