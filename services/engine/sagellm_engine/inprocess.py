@@ -1,19 +1,19 @@
 """The engine without services: load a folder, generate, in the caller's thread."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from types import TracebackType
 from typing import Self
 
 from sagellm_engine.core.config import EngineConfig
 from sagellm_engine.core.engine import EngineCore
-from sagellm_engine.core.types import EngineRequest, SamplingParams, TokenOutput
+from sagellm_engine.core.types import EngineRequest, RequestKey, SamplingParams, TokenOutput
 from sagellm_engine.factory import create_engine
 
 
 class LocalEngine:
-    """A core of one's own. Synchronous; one thread at a time. `core` may be used beside it."""
+    """A core of one's own. Synchronous; one call at a time, a stream being one until it ends or is closed."""
 
     def __init__(self, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Load the model; raises what `create_engine` raises."""
@@ -44,16 +44,19 @@ class LocalEngine:
         """
         each = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
         now = self._clock()
-        keys = [(f"local-{next(self._numbers)}", 1) for _ in prompts]
-        for key, prompt, params in zip(keys, prompts, each, strict=True):
-            self.core.submit(EngineRequest(key=key, prompt_token_ids=list(prompt), sampling=params), now)
-        results: dict[tuple[str, int], list[int]] = {key: [] for key in keys}
-        while self.core.has_work():
-            for output in self.core.step(self._clock()).tokens:
-                if output.error is not None:
-                    raise output.error
-                results[output.key].extend(output.token_ids)
-        return [results[key] for key in keys]
+        results: dict[RequestKey, list[int]] = {(f"local-{next(self._numbers)}", 1): [] for _ in prompts}
+        try:
+            for key, prompt, params in zip(results, prompts, each, strict=True):
+                self.core.submit(EngineRequest(key=key, prompt_token_ids=list(prompt), sampling=params), now)
+            while self.core.has_work():
+                for output in self.core.step(self._clock()).tokens:
+                    if output.error is not None:
+                        raise output.error
+                    results[output.key].extend(output.token_ids)
+        except BaseException:
+            self._abandon(results)
+            raise
+        return list(results.values())
 
     def stream(self, prompt: Sequence[int], sampling: SamplingParams) -> Iterator[TokenOutput]:
         """Yield the outputs of one request as they are made; closing the iterator cancels it.
@@ -70,4 +73,10 @@ class LocalEngine:
                         raise output.error
                     yield output
         finally:
-            self.core.cancel(key, self._clock())
+            self._abandon([key])
+
+    def _abandon(self, keys: Iterable[RequestKey]) -> None:
+        """Cancel what is still open, and take the last outputs, so that the next caller does not get them."""
+        open_keys = [key for key in keys if self.core.cancel(key, self._clock())]
+        if open_keys:
+            self.core.step(self._clock())

@@ -42,6 +42,16 @@ def test_errors_are_raised() -> None:
         LocalEngine(EngineConfig(backend="cpu"))
 
 
+def test_a_refused_prompt_leaves_nothing_behind() -> None:
+    """When one prompt of several is refused, the others are given up, and the next call starts clean."""
+    with LocalEngine(EngineConfig(backend="mock")) as engine:
+        with pytest.raises(InvalidArgument):
+            engine.generate([[1], [2], []], SamplingParams(max_tokens=5))
+        assert not engine.core.has_work()
+        engine.core.check_invariants()
+        assert len(engine.generate([[1]], SamplingParams(max_tokens=5))[0]) == 5
+
+
 def test_real_model_generates(tmp_path: Path) -> None:
     """A model folder is loaded and generates the same greedy tokens together as alone."""
     make_tiny_model("qwen3", tmp_path)
