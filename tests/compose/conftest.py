@@ -1,16 +1,13 @@
 """The stack of compose.yaml for the tests of this folder, and a Prometheus that scrapes it."""
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 import yaml
 
-from support.compose import COMPOSE, dot_env, load, services
-from support.compose_stack import ComposeStack, ours, start, start_nats, wait_ready
-from support.otlp import receiving
+from support.compose import COMPOSE, dot_env
+from support.compose_stack import ComposeStack, running_stack
 from support.prometheus import Prometheus, running_prometheus
 
 SCRAPE_INTERVAL = "500ms"
@@ -19,17 +16,7 @@ SCRAPE_INTERVAL = "500ms"
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     """The stack of the default profile, ready to answer; one for all tests of this folder."""
-    folder = tmp_path_factory.mktemp("compose")
-    with ExitStack() as cleanup:
-        traces = cleanup.enter_context(receiving())
-        nats = start_nats(folder / "nats")
-        cleanup.callback(nats.stop)
-        started = ComposeStack(folder, nats, traces, {}, {})
-        variables = {**dot_env(), **{key: os.environ[key] for key in ("SAGELLM_BACKEND",) if key in os.environ}}
-        for service in ours(services(load(variables), variables["COMPOSE_PROFILES"])):
-            start(started, service)
-            cleanup.callback(started.processes[service.name].kill)
-        wait_ready(started)
+    with running_stack(tmp_path_factory.mktemp("compose"), dot_env()["COMPOSE_PROFILES"], {}) as started:
         yield started
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sagellm_common.bus import Bus
 from sagellm_common.contracts.registry import ListQuery, ListReply
 from sagellm_registry.shipped import builtin_path
-from support.compose_stack import ComposeStack, ask
+from support.compose_stack import ComposeStack, ask, running_stack
 from support.otlp import ReceivedSpan, orphans
 from support.prometheus import Prometheus
 from support.wait import eventually
@@ -54,6 +55,16 @@ async def test_a_request_over_nats_is_answered(stack: ComposeStack) -> None:
         assert "".join(str(reply.get("text", "")) for reply in replies).strip()
     finally:
         await bus.close()
+
+
+async def test_the_hybrid_profile_answers_and_stops_in_order(tmp_path: Path) -> None:
+    """With one hybrid engine, here of the mock backend, the same file gives a stack that answers and ends on SIGTERM."""
+    with running_stack(tmp_path, "hybrid", {"SAGELLM_BACKEND": "mock"}) as stack:
+        assert {name for name in stack.processes if name.startswith("engine")} == {"engine-hybrid"}
+        assert ask(stack)
+        for process in reversed(stack.processes.values()):
+            process.terminate()
+            assert await process.wait() == 0, process.log_text()
 
 
 async def test_the_registry_answers_a_client(stack: ComposeStack) -> None:

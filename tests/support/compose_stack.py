@@ -1,7 +1,8 @@
 """The services of compose.yaml as local processes: its commands, environments and nats.conf, with hosts mapped."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from pydantic import SecretStr
 
 from sagellm_common.nats_server import NatsServer, free_port
 from sagellm_common.settings import BusSettings
-from support.compose import COMPOSE, ComposeService, dot_env
-from support.otlp import OtlpReceiver
+from support.compose import COMPOSE, ComposeService, dot_env, load, services
+from support.otlp import OtlpReceiver, receiving
 from support.processes import ServiceProcess, start_service
 
 OUR = ("registry", "scheduler", "engine-prefill", "engine-decode", "engine-hybrid", "gateway")
@@ -69,6 +70,21 @@ def start_nats(folder: Path) -> NatsServer:
 
 def ours(by_name: Mapping[str, ComposeService]) -> list[ComposeService]:
     return [by_name[name] for name in OUR if name in by_name]
+
+
+@contextmanager
+def running_stack(folder: Path, profile: str, variables: Mapping[str, str]) -> Iterator[ComposeStack]:
+    """Run the services of a profile until the block ends; on entry they are ready to answer."""
+    with ExitStack() as cleanup:
+        traces = cleanup.enter_context(receiving())
+        nats = start_nats(folder / "nats")
+        cleanup.callback(nats.stop)
+        stack = ComposeStack(folder, nats, traces, {}, {})
+        for service in ours(services(load({**dot_env(), **variables}), profile)):
+            start(stack, service)
+            cleanup.callback(stack.processes[service.name].kill)
+        wait_ready(stack)
+        yield stack
 
 
 def start(stack: ComposeStack, service: ComposeService) -> None:

@@ -21,16 +21,16 @@ async def _serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
     store = ModelStore(model_dirs=settings.local_dirs)
     bus = await Bus.connect(settings, settings.registry_id)
     service = RegistryService(bus, store, metrics, settings.registry_id, settings.rescan_s)
-    exposed = telemetry.serve(metrics.registry, settings.metrics_port)
     try:
         await service.start()
+        exposed = telemetry.serve(metrics.registry, settings.metrics_port)  # answering here means ready
         log.info("ready", root=str(store.root), models=len(store.list_models()))
         await stop.wait()
+        if exposed is not None:
+            exposed.close()
         await service.stop()
     finally:
         await bus.close()
-        if exposed is not None:
-            exposed.close()
 
 
 def main() -> None:
