@@ -47,7 +47,7 @@ def test_a_given_bus_is_used_and_names_do_not_collide_on_it(tmp_path: Path) -> N
     """With a NATS URL no server is started, and names carry host and process."""
     plan = make_plan(StackConfig(nats_url="nats://bus:4222"), tmp_path, port=8000, nats_port=1)
     assert "nats" not in {child.kind for child in plan.children}
-    assert all(str(os.getpid()) in child.name for child in plan.children if child.kind != "registry")
+    assert all(str(os.getpid()) in child.name for child in plan.children)
 
 
 def test_a_wrong_number_of_engines_is_refused() -> None:

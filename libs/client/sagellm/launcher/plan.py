@@ -51,7 +51,8 @@ def make_plan(config: StackConfig, folder: Path, *, port: int, nats_port: int) -
     children += [_engine(config, common, f"{own}engine-{number}") for number in range(1, config.engines + 1)]
     children.append(_gateway(config, common, f"{own}gateway", port))
     children.append(_scheduler(config, common, f"{own}scheduler"))
-    children.append(_service("registry", "registry", {**common, "SAGELLM_REGISTRY_ID": f"{own}registry"}))
+    name = f"{own}registry"
+    children.append(_service("registry", name, {**common, "SAGELLM_REGISTRY_ID": name}))
     shown_host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
     return Plan(tuple(children), nats_url, f"http://{shown_host}:{port}")
 
