@@ -110,7 +110,10 @@ async def test_a_request_waits_for_a_leader(bus: Bus, gateway: ServiceProcess, p
 
 @pytest.mark.timeout(60)
 async def test_a_stream_survives_a_restart_of_the_bus(tmp_path: Path, services: Services) -> None:
-    """The NATS server is killed mid-stream and started again: the stream goes on where it was, in the same epoch."""
+    """The NATS server is killed mid-stream and started again: the stream goes on where it was, in the same epoch.
+
+    The caller comes back to the bus two seconds after the gateway, and misses nothing.
+    """
     server = NatsServer(tmp_path / "nats")
     server.start()
     settings = BusSettings(nats_url=server.url, deployment="restart")
@@ -119,7 +122,9 @@ async def test_a_stream_survives_a_restart_of_the_bus(tmp_path: Path, services: 
     await peers.open()
     process = services.start("gateway", settings, gateway_id=GATEWAY_ID, port=0)
     await process.up(bus)
-    caller = await Caller(bus).ask_for(model=MODEL)
+    callers_bus = await Bus.connect(settings, "caller")
+    callers_bus.client.options["reconnect_time_wait"] = 2.0  # as NATS clients have it by default
+    caller = await Caller(callers_bus).ask_for(model=MODEL)
     engine = peers.engines["e1"]
     dispatch = await engine.dispatched()
     tokens = peers.tokens(" the quick brown fox jumps")
@@ -137,6 +142,7 @@ async def test_a_stream_survives_a_restart_of_the_bus(tmp_path: Path, services: 
     assert len(engine.dispatches) == 1
     assert await ping(bus, "gateway")
     await peers.close()
+    await callers_bus.close()
     await bus.close()
     server.stop()
 

@@ -1,5 +1,6 @@
 """The far end of one NATS generation: numbered replies in the caller's inbox, and whether anybody reads them."""
 
+import asyncio
 import time
 
 from sagellm_common.bus import Bus
@@ -11,6 +12,14 @@ from sagellm_gateway.generation.api import Delta, Generation
 
 # How often a reply asks the server whether the caller's inbox still has a listener.
 PROBE_S = 1.0
+# After the bus was away, callers need time to subscribe again: NATS clients wait 2 s between attempts by default.
+SETTLE_S = 2.5
+LOOK_AGAIN_S = 0.05
+
+
+def is_settled(bus: Bus) -> bool:
+    """Whether callers can be expected to listen: the bus is up, and was not away a moment ago."""
+    return bus.is_connected and (bus.reconnects == 0 or bus.up_for_s() >= SETTLE_S)
 
 
 class Caller:
@@ -23,16 +32,19 @@ class Caller:
         self._probe = probe
         self._seq = 0
         self._probed_at = 0.0
+        self._with_token_ids = False
         self.generation: Generation | None = None
 
     async def accepted(self, generation: Generation, *, with_token_ids: bool) -> None:
         """Send the first reply: it has the request's id, by which the caller may cancel."""
+        await self._settled()
         self.generation = generation
         self._with_token_ids = with_token_ids
         await self._send(self._reply(generation))
 
     async def deltas(self, generation: Generation, deltas: list[Delta]) -> None:
         """Send what there is to see; parts of characters, stop strings or calls are not sent alone."""
+        await self._settled()
         for delta in deltas:
             if self._is_worth_sending(delta):
                 await self._send(self._of(generation, delta))
@@ -59,10 +71,12 @@ class Caller:
 
     async def finished(self, generation: Generation, usage: Usage) -> None:
         """Send the last reply of a request that went well."""
+        await self._settled()
         await self._send(self._reply(generation).model_copy(update={"final": True, "usage": usage}))
 
     async def failed(self, error: SageError) -> None:
         """Send the last reply of a request that failed or was never accepted."""
+        await self._settled()
         generation = self.generation
         reply = GenerateReply(
             request_id=generation.request_id if generation else "",
@@ -76,8 +90,13 @@ class Caller:
 
     async def probe(self, now: float) -> None:
         """If nothing has been sent as a probe for `PROBE_S`, send an empty reply as one."""
-        if self.generation is not None and now - self._probed_at >= PROBE_S:
+        if self.generation is not None and is_settled(self._bus) and now - self._probed_at >= PROBE_S:
             await self._send(self._reply(self.generation))
+
+    async def _settled(self) -> None:
+        """Hold replies back while callers cannot hear them; the stream's buffer takes what comes meanwhile."""
+        while not is_settled(self._bus):
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _send(self, reply: GenerateReply, headers: dict[str, str] | None = None) -> None:
         data = encode(reply, self._content_type)

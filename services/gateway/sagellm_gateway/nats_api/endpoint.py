@@ -14,7 +14,7 @@ from sagellm_common.errors import SageError, as_sage_error
 from sagellm_common.subjects import GATEWAY_QUEUE
 from sagellm_gateway.edge.tasks import Tasks
 from sagellm_gateway.generation.api import Gateway
-from sagellm_gateway.nats_api.caller import Caller
+from sagellm_gateway.nats_api.caller import Caller, is_settled
 
 log = structlog.get_logger(__name__)
 LOOK_S = 0.25
@@ -97,7 +97,8 @@ class NatsApi:
     async def _missed(self, msg: Msg) -> None:
         """The server says that nobody listens to a reply: its caller is gone."""
         caller = self._callers.get(msg.subject)
-        if caller is not None and caller.generation is not None and (msg.headers or {}).get("Status") == NO_RESPONDERS:
+        is_miss = (msg.headers or {}).get("Status") == NO_RESPONDERS and is_settled(self._bus)
+        if is_miss and caller is not None and caller.generation is not None:
             await caller.generation.cancel("the caller went away")
 
     async def _look(self) -> None:
