@@ -41,6 +41,21 @@ def test_a_higher_epoch_takes_the_place_of_the_lower_and_frees_its_load() -> Non
     assert driver.reserved() == 1
 
 
+def test_the_record_of_a_request_holds_the_decisions_of_all_its_epochs() -> None:
+    """After a second placement the record tells both, in order, and the outcome belongs to all of them."""
+    driver = Driver.leading()
+    driver.engine("e1")
+    driver.engine("e2")
+    driver.submit("r1")
+    failed = driver.assignments[0].engine_id
+    driver.submit("r1", epoch=1, failed_engines=(failed,))
+    driver.end("r1", epoch=1)
+    record = driver.records[-1].record
+    assert [decision.epoch for decision in record.decisions] == [0, 1]
+    assert record.decisions[0].chosen == failed
+    assert record.outcome == "finished"
+
+
 def test_an_older_epoch_is_dropped_and_counted() -> None:
     """A submit that a newer epoch has overtaken changes nothing."""
     driver = Driver.leading()

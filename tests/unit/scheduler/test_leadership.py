@@ -119,6 +119,9 @@ def test_a_waiting_request_that_was_assigned_elsewhere_is_not_assigned_again() -
     driver.report("e1", running=0, leader_epoch=NEWER)
     assert driver.order == []
     assert len(driver.core.dispatcher.queues) == 0
+    driver.submit("r1")
+    assert driver.assignments == [old_assignment("r1", 1)]
+    assert driver.reserved() == 1
 
 
 def test_a_learnt_request_keeps_the_old_leaders_decisions() -> None:
