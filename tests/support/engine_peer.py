@@ -40,6 +40,7 @@ class EnginePeer:
         self.deaf = False
         self.heartbeats = True
         self._numbers = itertools.count(1)
+        self._dispatched: set[str] = set()
         self._bases: dict[tuple[str, int, int], int] = {}
 
     async def open(self) -> None:
@@ -54,6 +55,11 @@ class EnginePeer:
         self._beating.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._beating
+
+    async def leave_nothing(self) -> None:
+        """Cancel everything that was dispatched, so that the engine holds nothing of it."""
+        for request_id in self._dispatched:
+            await self.cancel(request_id)
 
     async def _beat(self) -> None:
         heartbeat = GatewayHeartbeat(gateway_id=self.gateway_id, incarnation="i1", open_requests=0)
@@ -114,6 +120,7 @@ class EnginePeer:
 
     async def dispatch(self, dispatch: Dispatch) -> DispatchReply:
         """Hand a request over; raises what the engine refuses it with."""
+        self._dispatched.add(dispatch.request_id)
         subject = self.subjects.engine_dispatch(self.engine.engine_id)
         return await self.bus.request(subject, dispatch, DispatchReply)
 

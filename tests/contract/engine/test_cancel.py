@@ -13,9 +13,9 @@ StartEngine = Callable[..., Awaitable[tuple[ServiceProcess, EnginePeer]]]
 ENDLESS = 10_000
 
 
-async def test_a_cancel_frees_the_pages_and_ends_the_frames(start_engine: StartEngine) -> None:
+async def test_a_cancel_frees_the_pages_and_ends_the_frames(shared_engine: StartEngine) -> None:
     """After a cancel the engine holds no page for the request, tells its end once, and keeps nothing of it."""
-    _, peer = await start_engine(mock_step_ms=2)
+    _, peer = await shared_engine(mock_step_ms=5)
     dispatch = peer.make(max_tokens=ENDLESS)
     await peer.dispatch(dispatch)
     key = (dispatch.request_id, 0, 0)
@@ -31,9 +31,9 @@ async def test_a_cancel_frees_the_pages_and_ends_the_frames(start_engine: StartE
     assert not await peer.cancel(dispatch.request_id)
 
 
-async def test_a_cancel_may_overtake_its_dispatch(start_engine: StartEngine) -> None:
+async def test_a_cancel_may_overtake_its_dispatch(shared_engine: StartEngine) -> None:
     """A (request, epoch) that was cancelled first is refused when it comes; the next epoch is taken."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     dispatch = peer.make()
     assert not await peer.cancel(dispatch.request_id, epoch=0)
     with pytest.raises(Cancelled):
@@ -42,18 +42,18 @@ async def test_a_cancel_may_overtake_its_dispatch(start_engine: StartEngine) -> 
     assert {item.epoch for frame in peer.frames for item in frame.items} == {1}
 
 
-async def test_a_cancel_without_an_epoch_covers_all_of_them(start_engine: StartEngine) -> None:
+async def test_a_cancel_without_an_epoch_covers_all_of_them(shared_engine: StartEngine) -> None:
     """A cancel that names no epoch refuses every later dispatch of the request."""
-    _, peer = await start_engine()
-    await peer.cancel("r1")
+    _, peer = await shared_engine()
+    await peer.cancel("never-dispatched")
     for epoch in (0, 3):
         with pytest.raises(Cancelled):
-            await peer.dispatch(peer.make(request_id="r1", epoch=epoch))
+            await peer.dispatch(peer.make(request_id="never-dispatched", epoch=epoch))
 
 
-async def test_a_cancel_of_an_old_epoch_leaves_the_new_one_alone(start_engine: StartEngine) -> None:
+async def test_a_cancel_of_an_old_epoch_leaves_the_new_one_alone(shared_engine: StartEngine) -> None:
     """Epoch 1 goes on when epoch 0 is cancelled."""
-    _, peer = await start_engine(mock_step_ms=1)
+    _, peer = await shared_engine(mock_step_ms=5)
     dispatch = peer.make(epoch=1, max_tokens=50)
     await peer.dispatch(dispatch)
     assert not await peer.cancel(dispatch.request_id, epoch=0)
@@ -61,9 +61,9 @@ async def test_a_cancel_of_an_old_epoch_leaves_the_new_one_alone(start_engine: S
     assert peer.ends[key].finish == "length"
 
 
-async def test_a_deadline_ends_a_request_with_a_typed_error(start_engine: StartEngine) -> None:
+async def test_a_deadline_ends_a_request_with_a_typed_error(shared_engine: StartEngine) -> None:
     """A request that is not done in time ends with deadline_exceeded, and one that comes too late is refused so."""
-    _, peer = await start_engine(mock_step_ms=5)
+    _, peer = await shared_engine(mock_step_ms=5)
     key = await peer.run(max_tokens=ENDLESS, deadline_ms=60)
     end = peer.ends[key]
     assert end.finish == "error"

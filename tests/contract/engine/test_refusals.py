@@ -16,9 +16,9 @@ from support.processes import ServiceProcess
 StartEngine = Callable[..., Awaitable[tuple[ServiceProcess, EnginePeer]]]
 
 
-async def test_a_dispatch_for_an_older_incarnation_is_refused(start_engine: StartEngine) -> None:
+async def test_a_dispatch_for_an_older_incarnation_is_refused(shared_engine: StartEngine) -> None:
     """An assignment that was made before the engine was restarted is unavailable, not computed."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     with pytest.raises(Unavailable, match="restarted"):
         await peer.dispatch(peer.make(incarnation="old"))
     await peer.run()
@@ -60,9 +60,9 @@ async def test_what_cannot_be_computed_is_an_invalid_argument(start_engine: Star
 MALFORMED = (b"", b"\xc1", b"\x80", b"\x93\x01\x02\x03", b"\xff" * 100, b'{"request_id": "a"}')
 
 
-async def test_a_malformed_message_is_an_invalid_argument(start_engine: StartEngine) -> None:
+async def test_a_malformed_message_is_an_invalid_argument(shared_engine: StartEngine) -> None:
     """Bytes that are no message get a typed error on every subject of the engine, which goes on."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     subjects, engine_id = peer.subjects, peer.engine.engine_id
     served = (
         subjects.engine_dispatch(engine_id),
@@ -79,9 +79,9 @@ async def test_a_malformed_message_is_an_invalid_argument(start_engine: StartEng
     await peer.run()
 
 
-async def test_a_prompt_over_the_bus_limit_never_reaches_the_wire(start_engine: StartEngine) -> None:
+async def test_a_prompt_over_the_bus_limit_never_reaches_the_wire(shared_engine: StartEngine) -> None:
     """A dispatch that the server would not carry is payload_too_large at the sender; the connection stays."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     with pytest.raises(PayloadTooLarge):
         await peer.dispatch(peer.make(prompt_token_ids=[70_000] * 2_000_000))
     await peer.run()

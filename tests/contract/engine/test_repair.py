@@ -15,10 +15,10 @@ from support.wait import eventually
 StartEngine = Callable[..., Awaitable[tuple[ServiceProcess, EnginePeer]]]
 
 
-async def test_lost_frames_are_resent_from_an_index_on(start_engine: StartEngine) -> None:
+async def test_lost_frames_are_resent_from_an_index_on(shared_engine: StartEngine) -> None:
     """A gateway that missed frames sees the gap and gets everything from its index on, mid-stream."""
-    _, peer = await start_engine(mock_step_ms=2)
-    dispatch = peer.make(max_tokens=1000, logprobs=1)
+    _, peer = await shared_engine(mock_step_ms=5)
+    dispatch = peer.make(max_tokens=400, logprobs=1)
     key = (dispatch.request_id, 0, 0)
     await peer.dispatch(dispatch)
     await eventually(lambda: len(peer.tokens[key]) >= 10)
@@ -31,12 +31,12 @@ async def test_lost_frames_are_resent_from_an_index_on(start_engine: StartEngine
     assert (item.first_index, item.finish) == (have, None)
     assert len(item.token_ids) > 20
     await peer.repaired(dispatch)
-    assert len(peer.tokens[key]) == len(peer.logprobs[key]) == 1000
+    assert len(peer.tokens[key]) == len(peer.logprobs[key]) == 400
 
 
-async def test_a_lost_final_frame_is_noticed_and_repaired(start_engine: StartEngine) -> None:
+async def test_a_lost_final_frame_is_noticed_and_repaired(shared_engine: StartEngine) -> None:
     """The heartbeat shows an end that no frame told; a resend brings the last tokens and the end."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     peer.deaf = True
     dispatch = peer.make(max_tokens=9)
     await peer.dispatch(dispatch)
@@ -49,9 +49,9 @@ async def test_a_lost_final_frame_is_noticed_and_repaired(start_engine: StartEng
     assert (again.token_ids, again.finish) == ([], "length")
 
 
-async def test_a_resend_of_what_is_not_held_is_refused(start_engine: StartEngine) -> None:
+async def test_a_resend_of_what_is_not_held_is_refused(shared_engine: StartEngine) -> None:
     """Unknown requests, epochs and choices are not_found, impossible indexes invalid_argument."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     dispatch = peer.make(delivered=[[4, 5]], epoch=1)
     await peer.dispatch(dispatch)
     await peer.ended(dispatch)

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 
-from sagellm_common.bus import Bus
 from support.engine_peer import EnginePeer
 from support.processes import ServiceProcess
 from support.wait import eventually
@@ -10,9 +9,9 @@ from support.wait import eventually
 StartEngine = Callable[..., Awaitable[tuple[ServiceProcess, EnginePeer]]]
 
 
-async def test_a_request_comes_back_as_frames_in_order(start_engine: StartEngine) -> None:
+async def test_a_request_comes_back_as_frames_in_order(shared_engine: StartEngine) -> None:
     """A dispatch is answered, its tokens come in numbered frames with contiguous indexes, and an ack forgets it."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     dispatch = peer.make(max_tokens=40)
     assert not (await peer.dispatch(dispatch)).duplicate
     key = await peer.ended(dispatch)
@@ -20,7 +19,9 @@ async def test_a_request_comes_back_as_frames_in_order(start_engine: StartEngine
     assert peer.ends[key].finish == "length"
     assert peer.gaps == []
     assert [frame.number for frame in peer.frames] == list(range(1, len(peer.frames) + 1))
-    assert {(frame.engine_id, frame.incarnation) for frame in peer.frames} == {("e1", peer.engine.incarnation)}
+    assert {(frame.engine_id, frame.incarnation) for frame in peer.frames} == {
+        (peer.engine.engine_id, peer.engine.incarnation)
+    }
     indexes = [item.first_index for frame in peer.frames for item in frame.items if item.token_ids]
     assert indexes == list(range(40))
     assert await peer.held() == 1
@@ -29,9 +30,9 @@ async def test_a_request_comes_back_as_frames_in_order(start_engine: StartEngine
     await peer.idle()
 
 
-async def test_a_repeated_dispatch_is_computed_once(start_engine: StartEngine) -> None:
+async def test_a_repeated_dispatch_is_computed_once(shared_engine: StartEngine) -> None:
     """The same (request, epoch) is answered as a duplicate while it runs, after its end, and after its ack."""
-    _, peer = await start_engine(mock_step_ms=2)
+    _, peer = await shared_engine(mock_step_ms=5)
     dispatch = peer.make(max_tokens=20)
     first = await peer.dispatch(dispatch)
     again = await peer.dispatch(dispatch)
@@ -46,9 +47,9 @@ async def test_a_repeated_dispatch_is_computed_once(start_engine: StartEngine) -
     assert sum(len(item.token_ids) for frame in peer.frames for item in frame.items) == 20
 
 
-async def test_a_newer_epoch_replaces_the_older_one(start_engine: StartEngine) -> None:
+async def test_a_newer_epoch_replaces_the_older_one(shared_engine: StartEngine) -> None:
     """A dispatch of epoch 1 ends epoch 0 on the same engine; its frames carry the new epoch alone."""
-    _, peer = await start_engine(mock_step_ms=2)
+    _, peer = await shared_engine(mock_step_ms=5)
     old = peer.make(max_tokens=5000)
     await peer.dispatch(old)
     await eventually(lambda: len(peer.tokens[old.request_id, 0, 0]) > 3)
@@ -61,9 +62,9 @@ async def test_a_newer_epoch_replaces_the_older_one(start_engine: StartEngine) -
     assert (old.request_id, 0, 0) not in peer.ends
 
 
-async def test_each_choice_has_its_own_tokens(start_engine: StartEngine) -> None:
+async def test_each_choice_has_its_own_tokens(shared_engine: StartEngine) -> None:
     """A request for three choices streams three different sequences under one request id."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     dispatch = peer.make(n=3, max_tokens=12, temperature=1.0)
     await peer.dispatch(dispatch)
     keys = [await peer.ended(dispatch, choice) for choice in range(3)]
@@ -72,9 +73,9 @@ async def test_each_choice_has_its_own_tokens(start_engine: StartEngine) -> None
     assert len(set(streams)) == 3
 
 
-async def test_log_probabilities_travel_with_their_tokens(start_engine: StartEngine) -> None:
+async def test_log_probabilities_travel_with_their_tokens(shared_engine: StartEngine) -> None:
     """With logprobs=2 every token carries its own log-probability and two alternatives."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     key = await peer.run(max_tokens=5, logprobs=2)
     assert len(peer.logprobs[key]) == 5
     for token, (logprob, top) in zip(peer.tokens[key], peer.logprobs[key], strict=True):
@@ -83,9 +84,9 @@ async def test_log_probabilities_travel_with_their_tokens(start_engine: StartEng
         assert top[0][0] == token
 
 
-async def test_one_frame_per_step_carries_all_requests_of_a_gateway(start_engine: StartEngine) -> None:
+async def test_one_frame_per_step_carries_all_requests_of_a_gateway(shared_engine: StartEngine) -> None:
     """Ten requests that run together share frames, each with at most one item of a choice."""
-    _, peer = await start_engine(mock_step_ms=5)
+    _, peer = await shared_engine(mock_step_ms=5)
     dispatches = [peer.make(max_tokens=30) for _ in range(10)]
     for dispatch in dispatches:
         await peer.dispatch(dispatch)
@@ -98,10 +99,10 @@ async def test_one_frame_per_step_carries_all_requests_of_a_gateway(start_engine
         assert len({(item.request_id, item.choice) for item in frame.items}) == len(frame.items)
 
 
-async def test_two_gateways_get_separate_frames(bus: Bus, start_engine: StartEngine) -> None:
+async def test_two_gateways_get_separate_frames(shared_engine: StartEngine) -> None:
     """Each gateway is sent its own requests' tokens only, under its own frame numbers."""
-    _, first = await start_engine(mock_step_ms=2)
-    second = EnginePeer(bus, first.engine, "gw.2")
+    _, first = await shared_engine(mock_step_ms=5)
+    second = EnginePeer(first.bus, first.engine, "gateway/2")
     await second.open()
     mine, theirs = first.make(max_tokens=30), second.make(max_tokens=30)
     await first.dispatch(mine)
@@ -114,10 +115,10 @@ async def test_two_gateways_get_separate_frames(bus: Bus, start_engine: StartEng
         assert [frame.number for frame in peer.frames] == list(range(1, len(peer.frames) + 1))
 
 
-async def test_a_migrated_request_goes_on_with_the_same_tokens(bus: Bus, start_engine: StartEngine) -> None:
+async def test_a_migrated_request_goes_on_with_the_same_tokens(shared_engine: StartEngine) -> None:
     """With the delivered tokens in the dispatch another engine continues the stream as if nothing had happened."""
-    _, first = await start_engine("e1")
-    _, second = await start_engine("e2")
+    _, first = await shared_engine()
+    _, second = await shared_engine(mock_step_ms=5)
     whole = first.tokens[await first.run(max_tokens=24, prompt_token_ids=[5, 6, 7])]
     moved = second.make(epoch=1, max_tokens=24, prompt_token_ids=[5, 6, 7], delivered=[whole[:9]])
     await second.dispatch(moved)
@@ -126,9 +127,9 @@ async def test_a_migrated_request_goes_on_with_the_same_tokens(bus: Bus, start_e
     assert second.ends[key].first_index == 23
 
 
-async def test_a_heartbeat_says_how_far_each_request_is(start_engine: StartEngine) -> None:
+async def test_a_heartbeat_says_how_far_each_request_is(shared_engine: StartEngine) -> None:
     """Heartbeats name index and end of every unacknowledged request, and the last assignment that was seen."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     dispatch = peer.make(max_tokens=6, leader_epoch=(5, 2), assignment_number=41)
     await peer.dispatch(dispatch)
     key = await peer.ended(dispatch)
@@ -145,9 +146,9 @@ async def test_a_heartbeat_says_how_far_each_request_is(start_engine: StartEngin
     await eventually(lambda: key not in peer.progress())
 
 
-async def test_reports_describe_every_step(start_engine: StartEngine) -> None:
+async def test_reports_describe_every_step(shared_engine: StartEngine) -> None:
     """The step samples of all reports add up to the prompt and the tokens that were computed."""
-    _, peer = await start_engine()
+    _, peer = await shared_engine()
     await peer.run(max_tokens=11, prompt_token_ids=list(range(1, 51)))
     await eventually(lambda: sum(s.decode_seqs for r in peer.reports for s in r.steps) == 10)
     steps = [step for report in peer.reports for step in report.steps]
