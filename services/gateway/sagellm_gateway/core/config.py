@@ -9,15 +9,17 @@ class CoreConfig:
 
     `silence_s`: without an assignment for so long, the description is submitted again. `place_timeout_s`: how long a
     leader may be missing before a request is given up. `engine_timeout_s`: an engine that does not report for so long
-    is lost; the scheduler judges by the same value, the gateway waits `engine_grace_s` longer. `max_idle_epochs`:
-    epochs in a row that bring no token before the request fails. `probe_s`: how long a stream may be silent before
-    the engine is asked for it. `max_resends`: unanswered repairs before the engine counts as failed.
+    is lost; the scheduler judges by the same value, the gateway waits `engine_grace_s` longer. `stall_s`: ticks
+    that are further apart mean that the gateway itself stood still. `max_idle_epochs`: epochs in a row that bring no
+    token before the request fails. `probe_s`: how long a stream may be silent before the engine is asked for it.
+    `max_resends`: unanswered repairs before the engine counts as failed.
     """
 
     silence_s: float = 2.0
     place_timeout_s: float = 10.0
     engine_timeout_s: float = 2.0
     engine_grace_s: float = 1.0
+    stall_s: float = 0.5
     max_idle_epochs: int = 5
     backoff_s: float = 0.05
     max_backoff_s: float = 1.0

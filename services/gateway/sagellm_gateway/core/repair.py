@@ -20,6 +20,7 @@ class Repair:
         self._placement = placement
         self._intake = intake
         self._reported_at: dict[tuple[str, str], float] = {}  # (engine, incarnation) → last report
+        self._looked_at: float | None = None
 
     # what engines say
 
@@ -123,7 +124,17 @@ class Repair:
         request.act_at = max(silent_since + probe_s, now)
 
     def check_engines(self, now: float) -> None:
-        """Give up engines that have not reported for too long while our own connection was up."""
+        """Give up engines that have not reported for too long while our own connection was up.
+
+        If this is the first look after a while, it was ourselves that stood still: what engines have sent meanwhile
+        is yet to be read, so they get the time back.
+        """
+        stall_s = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
+        if stall_s > self._state.config.stall_s:
+            for key in self._reported_at:
+                self._reported_at[key] = min(now, self._reported_at[key] + stall_s)
+            return
         patience_s = self._state.config.engine_timeout_s + self._state.config.engine_grace_s
         if self._state.bus_up_s(now) < patience_s:
             return

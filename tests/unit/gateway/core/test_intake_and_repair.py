@@ -13,6 +13,12 @@ def report(core: GatewayCore, next_index: int, final: bool, now: float) -> list[
     return core.handle(ev.Reported("e1", "e1-1", [Progress("r1", 0, 0, next_index, final)]), now)
 
 
+def moved(core: GatewayCore, start: float, end: float) -> list[act.Migrated]:
+    """Tick as the edge does, from `start` to `end`; return what moved meanwhile."""
+    ticks = range(int(start * 20), int(end * 20))
+    return [action for tick in ticks for action in of(core.tick(tick / 20), act.Migrated)]
+
+
 def test_tokens_are_taken_once_and_the_end_is_acknowledged() -> None:
     """In order, repeated, partly repeated: the sink has each token once; the last one closes and acknowledges."""
     core, sink = streaming_core()
@@ -111,10 +117,21 @@ def test_an_engine_is_lost_after_three_seconds_of_silence_on_a_good_bus() -> Non
     core, _ = streaming_core()
     core.handle(ev.Reported("e1", "e1-1"), 0.0)
     core.handle(ev.BusChanged(False), 1.0)
-    assert not core.tick(5.0)
+    assert not moved(core, 1.0, 6.0)
     core.handle(ev.BusChanged(True), 6.0)
-    assert not core.tick(8.9)
-    assert of(core.tick(9.01), act.Migrated)
+    assert not moved(core, 6.0, 8.9)
+    assert moved(core, 8.9, 9.2)
+
+
+def test_a_gateway_that_stood_still_does_not_blame_the_engines() -> None:
+    """After a pause of its own, longer than any timeout, it reads what has come before it judges."""
+    core, _ = streaming_core()
+    core.handle(ev.Reported("e1", "e1-1"), 0.0)
+    assert not moved(core, 0.0, 1.0)
+    assert not of(core.tick(20.0), act.Migrated)
+    core.handle(ev.Reported("e1", "e1-1"), 20.0)
+    assert not moved(core, 20.0, 22.9)
+    assert moved(core, 22.9, 23.2)
 
 
 def test_frames_are_a_sign_of_life() -> None:
