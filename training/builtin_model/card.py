@@ -55,8 +55,9 @@ def main_card(folder: Path, evaluation: dict[str, Any]) -> str:
     return (
         FRONT + "# sage-tiny\n\n"
         "The small chat model that ships with sageLLM, trained from scratch on sentences of our own. It tells short "
-        "stories, adds and subtracts two-digit numbers, answers with JSON in the shape asked for and calls tools. "
-        "It knows nothing about the world; it is there so that everything runs and can be tested anywhere.\n\n"
+        "stories, adds and subtracts two-digit numbers digit by digit, answers with JSON in the shape asked for and "
+        "calls tools. It knows nothing about the world; it is there so that everything runs and can be tested "
+        "anywhere.\n\n"
         "## The model\n\n"
         + training_lines(folder)
         + f"- Tokenizer: byte-level BPE, one token for each digit, ChatML, {size_of(folder / 'tokenizer.json')}\n"
@@ -75,7 +76,8 @@ def main_card(folder: Path, evaluation: dict[str, Any]) -> str:
         "python -m builtin_model.train sage-tiny-draft --minutes 10\n"
         "python -m builtin_model.evaluate\n"
         "```\n\n"
-        "A run that is started again with the same `--work` folder goes on from its checkpoint.\n"
+        "A run that is started again with the same `--work` folder goes on from its checkpoint. The model starts "
+        "with planted heads that repeat what stood before (`planting.py`), so that copying need not be discovered.\n"
     )
 
 

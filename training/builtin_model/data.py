@@ -44,7 +44,7 @@ class Weigher:
             return int(tokenizer.encode(text, add_special_tokens=False).ids[0])
 
         self.start, self.end, self.assistant = token(START), token(END), token("assistant")
-        self.equals, self.newline, self.end_of_text = token(" ="), token("\n"), token(END_OF_TEXT)
+        self.colon, self.newline, self.end_of_text = token(":"), token("\n"), token(END_OF_TEXT)
 
     def weigh(self, document: Document, ids: list[int]) -> list[float]:
         """One weight for each token of the document."""
@@ -72,7 +72,7 @@ class Weigher:
         weights, answering = [], False
         for token in ids:
             weights.append(1.0 if answering or token == self.end_of_text else PROMPT_WEIGHT)
-            answering = token == self.equals or (answering and token != self.newline)
+            answering = token == self.colon or (answering and token != self.newline)
         return weights
 
 

@@ -150,6 +150,10 @@ class Llama(nn.Module):
                 std /= (2 * self.shape.num_hidden_layers) ** 0.5
             nn.init.normal_(parameter, std=std)
 
+    def layers(self) -> list[Layer]:
+        """The layers from the first to the last."""
+        return [layer for layer in self.model.layers if isinstance(layer, Layer)]
+
     def hidden(self, tokens_BT: Tensor, mask_B1TT: Tensor | None = None) -> Tensor:
         """The last hidden states [B, T, D], normalised."""
         x_BTD: Tensor = self.model.embed_tokens(tokens_BT)

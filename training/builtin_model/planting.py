@@ -35,7 +35,7 @@ def plant_copying(model: Llama) -> None:
         embedding[:, tokens] = _unit_rows(shape.vocab_size, shape.hidden_size // 2, generator) * TOKEN_NORM
         embedding[:, 0] = CONSTANT
         scale = embedding.square().mean().sqrt().item()
-        first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+        first, second = (layer.self_attn for layer in model.layers()[:2])
         _plant_previous(first, shape, reading, writing * scale)
         _plant_induction(second, shape, reading, writing, generator, tokens)
 

@@ -13,6 +13,7 @@ import torch
 from rich.progress import Progress as Bar
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
@@ -156,7 +157,9 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     meeting_point = options.work / f"{options.name}.meeting"
     meeting_point.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(run_process, args=(options, meeting_point), nprocs=options.processes)
+    spawn(  # type: ignore[no-untyped-call]  # torch does not annotate it
+        run_process, args=(options, meeting_point), nprocs=options.processes
+    )
 
 
 def run_process(rank: int, options: argparse.Namespace, meeting_point: Path) -> None:

@@ -23,9 +23,12 @@ def test_stories_must_name_everything(text: str, right: bool) -> None:
     assert names_everything(STORY, text) is right
 
 
-@pytest.mark.parametrize(("text", "right"), [("17 + 25 = 42", True), ("17 + 25 = 41", False), ("42", False)])
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("7 + 5 = 12, 1 + 2 + 1 = 4, so 17 + 25 = 42", True), ("17 + 25 = 42", True), ("17 + 25 = 41", False)],
+)
 def test_sums_must_be_the_equation(text: str, right: bool) -> None:
-    """The answer is the whole equation."""
+    """The answer ends with the whole equation."""
     assert solves(SUM, text) is right
 
 

@@ -1,4 +1,7 @@
-"""Sums and differences of numbers below one hundred."""
+"""Sums and differences of numbers below one hundred, worked out digit by digit as on paper.
+
+Each step needs only a small table and the digits that stand before, which a small model learns from few examples.
+"""
 
 from random import Random
 
@@ -71,18 +74,41 @@ def equation(a: int, sign: str, b: int) -> str:
     return f"{a} {sign} {b} = {a + b if sign == '+' else a - b}"
 
 
+def added(a: int, b: int) -> str:
+    """The columns of a sum from the right, the carry last: 7 + 5 = 12, 1 + 2 + 1 = 4."""
+    units, tens = a % 10 + b % 10, a // 10 + b // 10
+    carried = f" + 1 = {tens + 1}" if units > 9 else f" = {tens}"
+    return f"{a % 10} + {b % 10} = {units}, {a // 10} + {b // 10}{carried}"
+
+
+def subtracted(a: int, b: int) -> str:
+    """The columns of a difference, the larger number first: 42 > 17, 12 - 7 = 5, 4 - 1 - 1 = 2."""
+    if a == b:
+        return f"{a} = {b}"
+    large, small = max(a, b), min(a, b)
+    borrow = large % 10 < small % 10
+    units, tens = large % 10 + 10 * borrow, large // 10 - small // 10
+    columns = f"{units} - {small % 10} = {units - small % 10}, {large // 10} - {small // 10}"
+    return f"{large} > {small}, {columns}" + (f" - 1 = {tens - 1}" if borrow else f" = {tens}")
+
+
+def solution(a: int, sign: str, b: int) -> str:
+    """The way to the answer, and the equation at its end."""
+    return f"{added(a, b) if sign == '+' else subtracted(a, b)}, so {equation(a, sign, b)}"
+
+
 def exchange(rng: Random, split: Split, smallest: int = 0) -> tuple[Message, Message]:
     """One question with its answer."""
     a, sign, b = draw(rng, split, smallest)
     form = rng.choice(PLUS if sign == "+" else MINUS)
-    return user(form.format(a=a, b=b)), assistant(equation(a, sign, b))
+    return user(form.format(a=a, b=b)), assistant(solution(a, sign, b))
 
 
 def pair(rng: Random, split: Split) -> tuple[Message, Message]:
     """Two problems in one question."""
     problems = [draw(rng, split) for _ in range(2)]
     asked = [f"{a} {sign} {b}" for a, sign, b in problems]
-    return user(rng.choice(PAIRS).format(*asked)), assistant("\n".join(equation(*p) for p in problems))
+    return user(rng.choice(PAIRS).format(*asked)), assistant("\n".join(solution(*p) for p in problems))
 
 
 def chat(rng: Random, split: Split) -> Document:
@@ -95,7 +121,8 @@ def chat(rng: Random, split: Split) -> Document:
 
 def table(rng: Random, split: Split) -> Document:
     """A plain page of solved problems."""
-    lines = [equation(*draw(rng, split)) for _ in range(rng.randint(8, 30))]
+    problems = [draw(rng, split) for _ in range(rng.randint(3, 12))]
+    lines = [f"{a} {sign} {b}: {solution(a, sign, b)}" for a, sign, b in problems]
     return Document(skill="arithmetic", text="\n".join(lines) + "\n")
 
 
@@ -107,4 +134,5 @@ def write(rng: Random, split: Split) -> Document:
 def question(rng: Random, split: Split) -> Document:
     """An evaluation case with two-digit numbers; the fact is the right equation."""
     asked, answered = exchange(rng, split, smallest=10)
-    return Document(skill="arithmetic", messages=(asked,), facts={"equation": answered["content"]})
+    right = str(answered["content"]).rpartition("so ")[2]
+    return Document(skill="arithmetic", messages=(asked,), facts={"equation": right})

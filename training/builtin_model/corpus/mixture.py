@@ -23,14 +23,14 @@ def mixed_chat(rng: Random, split: Split) -> Document:
 
 # The weights are shares of documents; a tools document is about ten times as long as a sum.
 WRITERS: tuple[tuple[Writer, float], ...] = (
-    (stories.write, 20),
-    (stories.plain, 5),
-    (arithmetic.write, 24),
+    (stories.write, 17),
+    (stories.plain, 3),
+    (arithmetic.write, 20),
     (json_answers.write, 24),
     (tools.write, 13),
-    (small_talk.write, 5),
+    (small_talk.write, 4),
     (copying.write, 20),
-    (mixed_chat, 2),
+    (mixed_chat, 1.5),
 )
 QUESTIONS: dict[str, Writer] = {
     "stories": stories.question,
