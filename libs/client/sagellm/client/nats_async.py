@@ -1,9 +1,12 @@
 """The asynchronous client over NATS: one publish, many replies in an inbox of its own."""
 
 import asyncio
+import logging
+import sys
 import time
 from typing import Any
 
+import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -59,6 +62,7 @@ class AsyncNatsClient(AsyncClient):
             if self._closed:
                 raise Unavailable("this client has been closed; make a new one")
             if self._bus is None:
+                _keep_stdout_clean()
                 self._bus = await Bus.connect(self._settings, "sagellm-client")
             return self._bus
 
@@ -94,6 +98,15 @@ class AsyncNatsClient(AsyncClient):
     async def __aenter__(self) -> "AsyncNatsClient":
         await self.connect()
         return self
+
+
+def _keep_stdout_clean() -> None:
+    """Send the bus' warnings to stderr, unless the program has set up structlog itself; its default is stdout."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
 
 
 async def cancel_on(bus: Bus, request_id: str) -> None:

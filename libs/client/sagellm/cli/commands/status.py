@@ -71,6 +71,7 @@ def _show(records: "list[StackRecord]", answers: "dict[str, list[Pong]]") -> Non
         out().print(f"  NATS  {url}")
         table = Table("service", "instance", "version", "details", box=None, header_style="bold", pad_edge=True)
         for pong in pongs:
-            details = ", ".join(f"{key} {value}" for key, value in pong.metadata.items() if value)
+            ids = ("id", f"{pong.service}_id")
+            details = ", ".join(f"{key} {value}" for key, value in pong.metadata.items() if value and key not in ids)
             table.add_row(pong.service, pong.instance, pong.version, details)
         out().print(table if pongs else "  no service answers")
