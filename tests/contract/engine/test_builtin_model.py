@@ -8,8 +8,9 @@ import pytest
 import sagellm_registry
 from sagellm_common.bus import Bus, Received
 from sagellm_common.contracts.registry import ModelInfo, ModelQuery, ModelReply
+from sagellm_common.settings import BusSettings
 from support.engine_peer import EnginePeer
-from support.processes import ServiceProcess
+from support.processes import ServiceProcess, Services
 
 StartEngine = Callable[..., Awaitable[tuple[ServiceProcess, EnginePeer]]]
 MODEL = Path(sagellm_registry.__file__).parent / "builtin" / "sage-tiny"
@@ -55,3 +56,13 @@ async def test_a_folder_needs_no_registry(start_engine: StartEngine) -> None:
     assert (peer.engine.models, peer.engine.max_model_len) == (("tiny",), 256)
     key = await peer.run(prompt_token_ids=[5, 6, 7], max_tokens=3, ignore_eos=True)
     assert len(peer.tokens[key]) == 3
+
+
+async def test_an_engine_told_to_stop_while_it_loads_stops(bus_settings: BusSettings, services: Services) -> None:
+    """SIGTERM in the middle of a load ends the process with 0, without waiting for the model and without a crash."""
+    process = services.start("engine", bus_settings, engine_id="e1", backend="cpu", model=MODEL)
+    await process.logged("model_loading")
+    process.terminate()
+    assert await process.wait() == 0, process.log_text()
+    assert "engine_ready" not in process.log_text()
+    assert "Traceback" not in process.log_text()
