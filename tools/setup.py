@@ -190,7 +190,8 @@ def install(progress: Progress, root: Path, venv: Path, *, dev: bool) -> None:
         progress.run("creating .venv", [sys.executable, "-m", "venv", str(venv)])
     renew_old_pip(progress, python)
     version = pinned_torch((root / "constraints.txt").read_text())
-    pip = [str(python), "-m", "pip", "install", "-c", str(root / "constraints.txt")]
+    # Python compiles what is really imported; compiling all of torch and transformers first takes minutes.
+    pip = [str(python), "-m", "pip", "install", "--no-compile", "-c", str(root / "constraints.txt")]
     if os.environ.get("SAGELLM_TORCH") or not has_torch(python, version):
         progress.run("installing torch", [*pip, *torch_arguments(progress, python, version)])
     extra = "dev" if dev else "all"
