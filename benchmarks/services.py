@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 
-import sagellm_registry.builtin
+import sagellm_registry
 from benchmarks.shapes import WORKLOADS, make_smol135
 from benchmarks.stack import measured_load, memory, pinned_environment, running
 
-BUILTIN = Path(sagellm_registry.builtin.__file__).parent / "sage-tiny"
+BUILTIN = Path(sagellm_registry.__file__).parent / "builtin" / "sage-tiny"
 CACHE = Path(__file__).parents[1] / ".run" / "bench"
 REPEATS = 5
 
