@@ -158,12 +158,14 @@ class GatewayPeers:
     async def close(self) -> None:
         """Cancel what is open, wait for its end, and stop."""
         self.answer, self.assign = None, True
-        for request_id in self._open():
-            await self.bus.client.publish(self.subjects.cancel(request_id), b"")
-        await eventually(lambda: not self._open(), what="the end of all requests")
-        self._reporting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reporting
+        try:
+            for request_id in self._open():
+                await self.bus.client.publish(self.subjects.cancel(request_id), b"")
+            await eventually(lambda: not self._open(), what="the end of all requests")
+        finally:
+            self._reporting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reporting
 
     def _open(self) -> set[str]:
         ended = {event.request_id for event in self.events if event.phase in END_PHASES}

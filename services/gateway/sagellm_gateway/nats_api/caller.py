@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import nats.errors
+
 from sagellm_common.bus import Bus
 from sagellm_common.bus.messages import check_payload, content_headers, encode_error
 from sagellm_common.codec import encode
@@ -12,8 +14,9 @@ from sagellm_gateway.generation.api import Delta, Generation
 
 # How often a reply asks the server whether the caller's inbox still has a listener.
 PROBE_S = 1.0
-# After the bus was away, callers need time to subscribe again: NATS clients wait 2 s between attempts by default.
-SETTLE_S = 2.5
+# After the bus was away, callers need time to subscribe again: NATS clients wait 2 s between attempts by default,
+# and a busy machine takes its time.
+SETTLE_S = 3.5
 LOOK_AGAIN_S = 0.05
 
 
@@ -101,15 +104,15 @@ class Caller:
     async def _send(self, reply: GenerateReply, headers: dict[str, str] | None = None) -> None:
         data = encode(reply, self._content_type)
         headers = headers or content_headers(self._content_type)
+        check_payload(data, headers, self._bus.max_payload)
         self._seq += 1  # nothing is awaited between numbering and handing over, so replies leave in order
         now = time.monotonic()
         is_probe = now - self._probed_at >= PROBE_S
         if is_probe:
             self._probed_at = now
-        check_payload(data, headers, self._bus.max_payload)
         try:
             await self._bus.client.publish(
                 self._inbox, data, reply=self._probe if is_probe else "", headers=headers or None
             )
-        except OSError as error:
+        except (nats.errors.Error, OSError) as error:
             raise Unavailable("the bus cannot take a reply") from error
