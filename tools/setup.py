@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +125,8 @@ def cuda_packages(report: dict[str, object]) -> list[str]:
 
 def cpu_index_answers() -> bool:
     """Whether PyTorch's own CPU index can be reached."""
+    import urllib.request  # costs more than everything that a set-up without work does
+
     try:
         with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=PROBE_TIMEOUT_S) as response:
             return int(response.status) == 200

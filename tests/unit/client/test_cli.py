@@ -1,6 +1,7 @@
 """The command line's pure parts: version, help, errors, tables, what is imported."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from sagellm.cli.tail import Tail, readable
 from sagellm_common.contracts.decisions import Decision, DecisionRecord
 from sagellm_common.errors import InvalidArgument
 from sagellm_common.version import __version__
+from sagellm_registry.store import ModelStore
 
 SAGELLM = Path(sys.executable).parent / "sagellm"
 ALL_COMMANDS = [name for names in PANELS.values() for name in names]
@@ -122,6 +124,29 @@ def test_models_are_listed_shown_and_kept_until_confirmed(tmp_path: Path) -> Non
     unknown = sagellm("model", "show", "nobody/nothing", **env)
     assert unknown.returncode == 1
     assert "sagellm model download nobody/nothing" in unknown.stderr
+
+
+@pytest.mark.acceptance(61)
+@pytest.mark.acceptance(58)
+def test_deleting_asks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused confirmation leaves the model, with all its columns in the list; `--yes` deletes without asking."""
+    folder = tmp_path / "mine"
+    shutil.copytree(ModelStore(tmp_path).get_model_path("sage-tiny"), folder)
+    monkeypatch.setenv("SAGE_LLM_MODEL_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("COLUMNS", "120")
+    store = ModelStore(tmp_path / "root")
+    store.add_local(folder, "my/model")
+    store.tag_model("my/model", {"use": "test"})
+
+    def model(*arguments: str, said: str = "") -> str:
+        return CliRunner().invoke(build_app(["model"]), ["model", *arguments], input=said).output
+
+    assert "Delete my/model" in model("delete", "my/model", said="n\n")
+    row = next(line for line in model("list").splitlines() if "my/model" in line)
+    assert all(part in row for part in ("main", "MB", "just now", "use=test", "local"))
+    assert "has been deleted" in model("delete", "my/model", "--yes")
+    assert not store.has_model("my/model")
+    assert folder.exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "hello", ""])
