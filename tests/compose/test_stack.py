@@ -58,7 +58,7 @@ async def test_a_request_over_nats_is_answered(stack: ComposeStack) -> None:
 
 
 async def test_the_hybrid_profile_answers_and_stops_in_order(tmp_path: Path) -> None:
-    """With one hybrid engine, here of the mock backend, the same file gives a stack that answers and ends on SIGTERM."""
+    """With one hybrid engine, here of the mock backend, the same file gives a stack that answers and ends."""
     with running_stack(tmp_path, "hybrid", {"SAGELLM_BACKEND": "mock"}) as stack:
         assert {name for name in stack.processes if name.startswith("engine")} == {"engine-hybrid"}
         assert ask(stack)
