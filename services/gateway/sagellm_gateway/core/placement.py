@@ -66,7 +66,7 @@ class Placement:
         if isinstance(answer, SageError):
             self._not_submitted(request, answer, now)
         elif answer.status == "rejected":
-            self._rejected(request, _error_of(answer.error), now)
+            self._rejected(request, _error_of(answer.error), now, is_answer=True)
         else:
             request.phase = Phase.QUEUED
             request.submissions, request.unplaced_since = 0, FOREVER
@@ -86,9 +86,14 @@ class Placement:
         if request is not None and request.is_unassigned:
             self._rejected(request, _error_of(notice.error), now)
 
-    def _rejected(self, request: Request, error: SageError, now: float) -> None:
-        if request.epoch > 0 and error.code in TRANSIENT and not self._overdue(request, now):
-            self._not_submitted(request, error, now)  # engines may come back: a started stream is worth waiting for
+    def _rejected(self, request: Request, error: SageError, now: float, *, is_answer: bool = False) -> None:
+        """End a refused request, unless waiting may help: engines may come back for a stream that has begun, and a
+        scheduler that answers a submit with Unavailable has just lost the lead, or has not got it yet.
+        """
+        may_wait = request.epoch > 0 and error.code in TRANSIENT
+        may_wait = may_wait or (is_answer and isinstance(error, Unavailable))
+        if may_wait and not self._overdue(request, now):
+            self._not_submitted(request, error, now)
         else:
             self._state.give_up(request, error, now)
 

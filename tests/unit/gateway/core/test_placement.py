@@ -222,7 +222,7 @@ def test_a_cancel_stops_the_engine_and_closes_once() -> None:
 
 
 def test_a_transient_rejection_of_a_started_stream_waits_for_engines() -> None:
-    """Epoch 1 is submitted again while no engine is there; epoch 0 is refused at once."""
+    """Epoch 1 is submitted again while no engine is there; a queued epoch 0 is refused at once."""
     unavailable = {"code": "unavailable", "message": "no engine"}
     core, _ = streaming_core()
     lost = Notice(kind="engine_lost", engine_id="e1", incarnation="e1-1")
@@ -232,5 +232,18 @@ def test_a_transient_rejection_of_a_started_stream_waits_for_engines() -> None:
     assert only(core.tick(1.0), act.SendSubmit).submit.epoch == 1
     core = leading_core()
     submit = only(core.handle(ev.Accepted(make_request()[0]), 0.0), act.SendSubmit)
-    answer = ev.SubmitAnswered("r1", submit.attempt, SubmitReply(status="rejected", error=unavailable))
-    assert isinstance(only(core.handle(answer, 0.0), act.Closed).outcome.error, Unavailable)
+    core.handle(ev.SubmitAnswered("r1", submit.attempt, QUEUED), 0.0)
+    late = Notice(kind="rejected", request_id="r1", epoch=0, error=unavailable)
+    assert isinstance(only(core.handle(ev.Noticed(late), 0.0), act.Closed).outcome.error, Unavailable)
+
+
+def test_a_scheduler_that_does_not_lead_refuses_nobody() -> None:
+    """A new request that is answered with Unavailable goes to the next leader; after ten seconds it gets that error."""
+    refusal = SubmitReply(status="rejected", error={"code": "unavailable", "message": "s1 is not the leader"})
+    core = leading_core()
+    submit = only(core.handle(ev.Accepted(make_request()[0]), 0.0), act.SendSubmit)
+    assert not core.handle(ev.SubmitAnswered("r1", submit.attempt, refusal), 0.0)
+    again = only(core.handle(ev.LeaderChanged("s2"), 0.0), act.SendSubmit)
+    assert (again.scheduler_id, again.submit.epoch) == ("s2", 0)
+    late = core.handle(ev.SubmitAnswered("r1", again.attempt, refusal), 10.0)
+    assert "not the leader" in str(only(late, act.Closed).outcome.error)
