@@ -25,6 +25,7 @@ from sagellm_common.errors import SageError, Unavailable
 
 log = structlog.get_logger(__name__)
 V = TypeVar("V", bound=Message)
+READ_TIMEOUT_S = 5.0
 _FAULTS = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
 
 
@@ -103,14 +104,15 @@ class Bucket:
     async def _read_raw(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         try:
-            watcher = await self._kv.watchall(ignore_deletes=True)
-            try:
-                async for entry in watcher:
-                    if entry is None:
-                        break
-                    found[entry.key] = entry.value or b""
-            finally:
-                await watcher.stop()  # type: ignore[no-untyped-call]  # the library leaves it unannotated
+            async with asyncio.timeout(READ_TIMEOUT_S):  # a connection lost meanwhile would leave it waiting for ever
+                watcher = await self._kv.watchall(ignore_deletes=True)
+                try:
+                    async for entry in watcher:
+                        if entry is None:
+                            break
+                        found[entry.key] = entry.value or b""
+                finally:
+                    await watcher.stop()  # type: ignore[no-untyped-call]  # the library leaves it unannotated
         except _FAULTS as error:
             raise Unavailable(f"{self.name}: cannot be read") from error
         return found
