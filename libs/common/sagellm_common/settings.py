@@ -34,10 +34,19 @@ class BusSettings(BaseSettings):
         return Subjects(self.deployment)
 
     @property
+    def servers(self) -> list[str]:
+        """The URL of each server that `nats_url` names."""
+        return [url.strip() for url in self.nats_url.split(",")]
+
+    @property
     def safe_url(self) -> str:
-        """The URL without user and password, for messages and logs."""
-        parts = urlsplit(self.nats_url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1]))
+        """`nats_url` without users and passwords, for messages and logs."""
+        return ",".join(map(_without_user, self.servers))
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1]))
 
 
 class ServiceSettings(BusSettings):

@@ -33,3 +33,5 @@ def test_secrets_are_masked() -> None:
     assert "hush2" not in repr(settings)
     assert settings.safe_url == "nats://host:4222"
     assert settings.password == "hush2"
+    several = BusSettings(nats_url="nats://me:hush@one:4222, nats://me:hush@two:4222")
+    assert several.safe_url == "nats://one:4222,nats://two:4222"

@@ -77,7 +77,7 @@ class Bus:
 
     async def _open(self) -> None:
         attempt = self._client.connect(
-            self.settings.nats_url,
+            self.settings.servers,
             name=self.name,
             user=self.settings.nats_user,
             password=self.settings.password,
@@ -94,7 +94,7 @@ class Bus:
         )
         try:
             await asyncio.wait_for(attempt, self.settings.connect_timeout_s)
-        except (TimeoutError, OSError, nats.errors.Error) as error:
+        except (TimeoutError, OSError, nats.errors.Error, ValueError) as error:  # ValueError: it is no URL
             raise Unavailable(
                 f"no NATS server answers at {self.settings.safe_url}: start one, or name another in SAGELLM_NATS_URL"
             ) from error
