@@ -88,6 +88,21 @@ async def test_payloads_are_checked_with_their_headers_before_the_wire(bus: Bus)
     assert bus.reconnects == 0
 
 
+async def test_an_answer_that_is_too_large_is_said(bus: Bus) -> None:
+    """A cold endpoint whose answer does not fit replies with the typed error, and the connection stays up."""
+    frame = len(CancelRequest(request_id="").model_dump_json())
+
+    async def answer(request: CancelRequest, received: Received) -> CancelRequest:
+        return CancelRequest(request_id="x" * (bus.max_payload - frame))
+
+    service = await MicroService.start(bus, "probe", "a probe", {})
+    await service.add_endpoint("large", "t.large", CancelRequest, answer, queue="q")
+    with pytest.raises(PayloadTooLarge):
+        await bus.request("t.large", CancelRequest(request_id="a"), CancelRequest, content_type=JSON)
+    assert bus.reconnects == 0
+    await service.stop()
+
+
 async def test_drops_are_counted(bus: Bus, bus_settings: BusSettings) -> None:
     """When a subscription's limits are reached, what is lost is counted per subject."""
     seen: list[str] = []
@@ -141,6 +156,17 @@ async def test_subscriptions_survive_a_restart_of_the_server(tmp_path: Path) -> 
     await eventually(lambda: seen == ["x"])
     await bus.close()
     server.stop()
+
+
+async def test_any_of_several_servers_will_do(bus_settings: BusSettings) -> None:
+    """Of several servers, separated by commas, one that answers is enough; what is no URL is told in a sentence."""
+    absent = f"nats://127.0.0.1:{free_port()}"
+    settings = bus_settings.model_copy(update={"nats_url": f"{absent}, {bus_settings.nats_url}"})
+    connected = await Bus.connect(settings, "test")
+    assert connected.is_connected
+    await connected.close()
+    with pytest.raises(Unavailable, match="SAGELLM_NATS_URL"):
+        await Bus.connect(bus_settings.model_copy(update={"nats_url": "nats://host:port"}), "test")
 
 
 async def test_micro_services_answer_discovery(bus: Bus) -> None:

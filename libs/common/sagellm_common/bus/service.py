@@ -8,7 +8,7 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from sagellm_common.bus import tracing
 from sagellm_common.bus.connection import Bus, OnRequest
-from sagellm_common.bus.messages import Received, content_headers, encode_error
+from sagellm_common.bus.messages import Received, check_payload, content_headers, encode_error
 from sagellm_common.codec import M, decode, encode
 from sagellm_common.errors import SageError, as_sage_error
 from sagellm_common.version import __version__
@@ -35,7 +35,7 @@ class MicroService:
         """Serve a cold endpoint; the handler runs as a task, so that one request does not hold up the next."""
 
         async def receive(request: Request) -> None:
-            self._bus.spawn(_answer(request, request_type, handler))
+            self._bus.spawn(_answer(request, request_type, handler, self._bus))
 
         await self._service.add_endpoint(EndpointConfig(name=name, subject=subject, handler=receive, queue_group=queue))
 
@@ -45,12 +45,14 @@ class MicroService:
             await self._service.stop()
 
 
-async def _answer(request: Request, request_type: type[M], handler: OnRequest[M]) -> None:
+async def _answer(request: Request, request_type: type[M], handler: OnRequest[M], bus: Bus) -> None:
     received = Received(request.subject, "", request.headers or {})
     try:
         with tracing.continued(received.headers):
             answer = await handler(decode(request_type, request.data, received.content_type), received)
-        await request.respond(encode(answer, received.content_type), content_headers(received.content_type) or None)
+        data, headers = encode(answer, received.content_type), content_headers(received.content_type)
+        check_payload(data, headers, bus.max_payload)
+        await request.respond(data, headers or None)
     except Exception as error:
         known = as_sage_error(error)
         data, headers = encode_error(known, received.content_type)
