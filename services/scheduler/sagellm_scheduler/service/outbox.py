@@ -1,7 +1,9 @@
 """Performs the core's actions, in their order, without holding up the core."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from opentelemetry import context
@@ -15,6 +17,7 @@ from sagellm_scheduler.core.actions import Assign, Notify, PublishRecord
 from sagellm_scheduler.service.archive import Archive
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +30,37 @@ class Publish:
 
 
 class Outbox:
-    """A queue of messages and records that one task works off."""
+    """Two queues, each worked off by a task of its own: records may wait for storage, messages never wait for them."""
 
     def __init__(self, bus: Bus, archive: Archive) -> None:
         self._bus, self._archive = bus, archive
         self._subjects = bus.settings.subjects
-        self._waiting: asyncio.Queue[Publish | PublishRecord] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
+        self._messages: asyncio.Queue[Publish] = asyncio.Queue()
+        self._records: asyncio.Queue[PublishRecord] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [
+            asyncio.create_task(_work_off(self._messages, self._publish)),
+            asyncio.create_task(_work_off(self._records, self._keep)),
+        ]
 
     async def stop(self) -> None:
         """Send what waits, within two seconds, and end."""
         try:
-            await asyncio.wait_for(self._waiting.join(), 2.0)
+            async with asyncio.timeout(2.0):
+                await self._messages.join()
+                await self._records.join()
         except TimeoutError:
-            log.warning("outbox_not_emptied", waiting=self._waiting.qsize())
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            log.warning("outbox_not_emptied", waiting=self._messages.qsize() + self._records.qsize())
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def assign(self, action: Assign, inside: Context | None, time_s: float) -> None:
         """Publish an assignment, and tell observers of it once."""
         assignment = action.assignment
-        self._put(Publish(self._subjects.gateway_assign(action.gateway_id), assignment, inside))
+        self._messages.put_nowait(Publish(self._subjects.gateway_assign(action.gateway_id), assignment, inside))
         if not action.is_repeat:
             event = RequestEvent(
                 request_id=assignment.request_id,
@@ -66,37 +75,36 @@ class Outbox:
             self.tell(event)
 
     def notify(self, action: Notify) -> None:
-        self._put(Publish(self._subjects.gateway_notify(action.gateway_id), action.notice))
+        self._messages.put_nowait(Publish(self._subjects.gateway_notify(action.gateway_id), action.notice))
 
     def keep(self, action: PublishRecord) -> None:
-        self._put(action)
+        self._records.put_nowait(action)
 
     def tell(self, event: RequestEvent) -> None:
         """Publish an event for observers."""
-        self._put(Publish(self._subjects.request_event(event.phase), event))
+        self._messages.put_nowait(Publish(self._subjects.request_event(event.phase), event))
 
-    def _put(self, item: Publish | PublishRecord) -> None:
-        self._waiting.put_nowait(item)
+    async def _keep(self, action: PublishRecord) -> None:
+        await self._archive.keep(action.record, merge=action.merge)
 
-    async def _run(self) -> None:
-        while True:
-            item = await self._waiting.get()
-            try:
-                await self._perform(item)
-            except SageError as error:
-                log.warning("action_failed", action=type(item).__name__, code=error.code, error=error.message)
-            except Exception:
-                log.exception("action_failed", action=type(item).__name__)
-            finally:
-                self._waiting.task_done()
-
-    async def _perform(self, item: Publish | PublishRecord) -> None:
-        if isinstance(item, PublishRecord):
-            await self._archive.keep(item.record, merge=item.merge)
-            return
+    async def _publish(self, item: Publish) -> None:
         token = context.attach(item.context) if item.context is not None else None
         try:
             await self._bus.publish(item.subject, item.message)
         finally:
             if token is not None:
                 context.detach(token)
+
+
+async def _work_off(waiting: "asyncio.Queue[T]", perform: Callable[[T], Awaitable[None]]) -> None:
+    """Perform what is put into a queue, in order, until cancelled; what fails is logged."""
+    while True:
+        item = await waiting.get()
+        try:
+            await perform(item)
+        except SageError as error:
+            log.warning("action_failed", action=type(item).__name__, code=error.code, error=error.message)
+        except Exception:
+            log.exception("action_failed", action=type(item).__name__)
+        finally:
+            waiting.task_done()
