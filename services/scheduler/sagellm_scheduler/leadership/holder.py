@@ -94,4 +94,7 @@ class LeaseHolder:
         except (SageError, TimeoutError) as error:
             log.warning("lease_call_failed", error=str(error) or "no answer in time")
             return Failed()
+        except Exception:  # a call that is never answered would be the last one
+            log.exception("lease_call_failed")
+            return Failed()
         return Answered(revision, self._bucket.created_ns)
