@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -11,30 +12,35 @@ from sagellm_common.bus import Bus
 from sagellm_common.contracts.events import ModelEvent
 from sagellm_common.contracts.registry import ModelInfo
 from sagellm_common.errors import SageError, as_sage_error
-from sagellm_registry.ids import DEFAULT_REVISION
 from sagellm_registry.metrics import RegistryMetrics
 from sagellm_registry.progress import Throttle
 from sagellm_registry.store import ModelStore
 
 log = structlog.get_logger(__name__)
+MAX_AT_ONCE = 4
 
 
 class Downloads:
-    """Runs downloads; a second request for a model joins the first. `changed` is set after each success."""
+    """Runs downloads, a few at once; a second request for a model joins the first.
+
+    They have threads of their own, so that however many are wanted, the registry goes on answering. `changed` is set
+    after each success.
+    """
 
     def __init__(self, bus: Bus, store: ModelStore, metrics: RegistryMetrics) -> None:
         self._bus, self._store, self._metrics = bus, store, metrics
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._stop = threading.Event()
+        self._threads = ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="download")
         self.changed = asyncio.Event()
 
     def is_running(self, model_id: str, revision: str | None) -> bool:
         """Whether the model is being downloaded; without a revision: any revision of it."""
         return any(key[0] == model_id and revision in (None, key[1]) for key in self._running)
 
-    def start(self, model_id: str, revision: str | None) -> bool:
+    def start(self, model_id: str, revision: str) -> bool:
         """Start a download and return True, or return False because it runs already."""
-        key = (model_id, revision or DEFAULT_REVISION)
+        key = (model_id, revision)
         if key in self._running:
             return False
         task = asyncio.create_task(self._run(*key))
@@ -51,11 +57,13 @@ class Downloads:
         """Stop all downloads; what they have fetched stays for the next attempt."""
         self._stop.set()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
+        self._threads.shutdown(wait=False)
 
     async def _run(self, model_id: str, revision: str) -> None:
         await self._tell(model_id, revision, "downloading")
         try:
-            info = await asyncio.to_thread(self._fetch, model_id, revision, asyncio.get_running_loop())
+            loop = asyncio.get_running_loop()
+            info = await loop.run_in_executor(self._threads, self._fetch, model_id, revision, loop)
         except Exception as error:
             if not isinstance(error, SageError):
                 log.exception("download_failed", model=model_id, revision=revision)
