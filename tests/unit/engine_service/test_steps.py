@@ -136,6 +136,29 @@ async def test_a_cancel_ends_a_request_before_the_next_step() -> None:
     await running.steps.stop()
 
 
+async def test_a_stop_is_not_held_up_by_a_refusal() -> None:
+    """The loop ends though nobody takes what it makes and a refusal is waiting to be sent as well."""
+    core = create_engine(CONFIG)
+    submit, refused = core.submit, threading.Event()
+
+    def refuse(request: EngineRequest, now: float) -> bool:
+        if request.key[0] == "bad":
+            refused.set()
+            raise InvalidArgument("no")
+        return submit(request, now)
+
+    core.submit = refuse  # type: ignore[method-assign]  # the fault under test
+    running = _Running(lambda: core, answer=False)
+    await running.steps.start()
+    running.steps.submit(_request(max_tokens=100))
+    for _ in range(STEPS_AHEAD):
+        await running.next()
+    running.steps.submit(_request("bad"))
+    running.steps.step_sent()
+    assert await asyncio.to_thread(refused.wait, 5)
+    await asyncio.wait_for(running.steps.stop(), 5)
+
+
 async def test_a_failed_load_is_raised_by_start() -> None:
     """What loading raises reaches the caller of `start`, class and all."""
 

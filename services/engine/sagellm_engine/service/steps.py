@@ -109,7 +109,7 @@ class StepThread:
             self._post(_set_result, self._loaded, Loaded(core.info, core.max_batch_tokens, core.gauges()))
             while not self._stopping:
                 self._obey(core)
-                if core.has_work():
+                if core.has_work() and not self._stopping:  # `stop` frees a single slot, which an order may have taken
                     self._step(core)
         except Exception as error:  # the core promises not to raise: this is a bug, and it ends the engine
             log.exception("step_loop_died")
