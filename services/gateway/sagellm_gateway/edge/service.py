@@ -58,6 +58,7 @@ class GatewayService:
         self._directory = EngineDirectory(settings.default_model, self._on_model)
         self._inbound = Inbound(bus, settings.gateway_id, self._core, self._executor, self._directory, self._tasks)
         self._unread: set[TokenStream] = set()
+        self._num_preparing = 0
         self._bus_up_at: float | None = None
 
     async def start(self) -> None:
@@ -122,8 +123,12 @@ class GatewayService:
     async def submit(self, request: GenerateRequest) -> Generation:
         self._check_open()
         model = self._directory.find(request.model)
-        texts = await self._texts.get(model.id, is_mock=self._directory.is_mock(model.id))
-        prepared = await self._prepare(request, texts, model.max_model_len)
+        self._num_preparing += 1
+        try:
+            texts = await self._texts.get(model.id, is_mock=self._directory.is_mock(model.id))
+            prepared = await self._prepare(request, texts, model.max_model_len)
+        finally:
+            self._num_preparing -= 1
         self._check_open()
         stream = TokenStream(
             request_id=uuid.uuid4().hex,
@@ -137,6 +142,7 @@ class GatewayService:
         try:
             await record.placed
         except asyncio.CancelledError:
+            self._unread.discard(stream)
             self.abandoned(stream.request_id, Cancelled("the client went away"))
             raise
         if stream.error is not None:
@@ -147,7 +153,7 @@ class GatewayService:
     def _check_open(self) -> None:
         if self._draining:
             raise Unavailable("this gateway is going down; try another", retry_after_s=1.0)
-        if len(self._core.requests) >= self.settings.max_open_requests:
+        if len(self._core.requests) + self._num_preparing >= self.settings.max_open_requests:
             raise ResourceExhausted("too many requests are open; try again later", retry_after_s=1.0)
 
     async def _prepare(self, request: GenerateRequest, texts: TextModel, max_model_len: int) -> Prepared:
