@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from sagellm_common.nats_server import free_port
+from sagellm_registry.locks import locked
 
 CACHE = Path(__file__).parents[2] / ".run" / "prometheus"
 START_TIMEOUT_S = 30.0
@@ -24,11 +25,11 @@ def find_prometheus(program: str = "prometheus") -> Path:
     if installed:
         return Path(installed)
     unpacked = CACHE / "usr" / "bin" / program
-    if not unpacked.is_file():
-        why = _unpack()
-        if why:
-            assert os.environ.get("CI") != "true", f"CI needs Prometheus: {why}"
-            pytest.skip(f"no Prometheus to be had: {why}")
+    with locked(CACHE / ".lock"):
+        why = "" if unpacked.is_file() else _unpack()
+    if why:
+        assert os.environ.get("CI") != "true", f"CI needs Prometheus: {why}"
+        pytest.skip(f"no Prometheus to be had: {why}")
     return unpacked
 
 
@@ -36,19 +37,23 @@ def _unpack() -> str:
     """Fetch Debian's package and unpack it; returns what went wrong, empty if nothing."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return "it is not installed, and this is no Debian system"
-    CACHE.mkdir(parents=True, exist_ok=True)
+    own_lists = ["-o", f"Dir::State::Lists={CACHE / 'lists'}", "-o", f"Dir::Cache={CACHE / 'cache'}"]
     try:
-        _run(["apt-get", "download", "-q", "prometheus"])
-        package = max(CACHE.glob("prometheus_*.deb"))
-        _run(["dpkg", "-x", str(package), "."])
-        package.unlink()
-    except (subprocess.SubprocessError, ValueError) as error:
-        return f"Debian's package cannot be fetched ({error})"
-    return ""
+        if _run(["apt-get", "download", "prometheus"]):  # the machine's own package lists may be missing or old
+            (CACHE / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+            (CACHE / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+            failed = _run(["apt-get", *own_lists, "update"]) or _run(["apt-get", *own_lists, "download", "prometheus"])
+            if failed:
+                return f"Debian's package cannot be fetched: {failed}"
+        return _run(["dpkg", "-x", str(max(CACHE.glob("prometheus_*.deb"))), "."])
+    except subprocess.TimeoutExpired:
+        return "fetching Debian's package took too long"
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, cwd=CACHE, check=True, capture_output=True, timeout=90)
+def _run(command: list[str]) -> str:
+    """Run a command in the cache folder; returns its last words if it failed, else nothing."""
+    result = subprocess.run(command, cwd=CACHE, capture_output=True, text=True, timeout=90, check=False)
+    return "" if result.returncode == 0 else (result.stderr.strip().splitlines() or ["it failed"])[-1]
 
 
 class Prometheus:

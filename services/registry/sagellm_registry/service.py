@@ -27,7 +27,7 @@ from sagellm_common.errors import SageError, Unavailable, as_sage_error
 from sagellm_common.subjects import REGISTRY_QUEUE
 from sagellm_registry.catalog import Catalog
 from sagellm_registry.downloads import Downloads
-from sagellm_registry.ids import check_model_id, check_revision
+from sagellm_registry.ids import DEFAULT_REVISION, check_model_id, check_revision
 from sagellm_registry.metrics import RegistryMetrics
 from sagellm_registry.store import ModelStore
 
@@ -105,12 +105,11 @@ class RegistryService:
 
     async def _download(self, request: DownloadRequest) -> DownloadReply:
         check_model_id(request.model_id)
-        if request.revision is not None:
-            check_revision(request.revision)
-        if await asyncio.to_thread(self._store.has_model, request.model_id, request.revision):
-            model = await asyncio.to_thread(self._store.get_model, request.model_id, request.revision)
+        revision = check_revision(request.revision or DEFAULT_REVISION)
+        if await asyncio.to_thread(self._store.has_model, request.model_id, revision):
+            model = await asyncio.to_thread(self._store.get_model, request.model_id, revision)
             return DownloadReply(status="present", model=model)
-        started = self._downloads.start(request.model_id, request.revision)
+        started = self._downloads.start(request.model_id, revision)
         return DownloadReply(status="started" if started else "running")
 
     async def _delete(self, query: ModelQuery) -> ModelReply:
