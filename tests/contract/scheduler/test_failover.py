@@ -1,8 +1,11 @@
 """Two schedulers, a killed leader, a restarted server: what survives."""
 
+import shutil
 import time
 from collections.abc import AsyncIterator
 
+import nats.errors
+import nats.js.errors
 import pytest
 
 from sagellm_common.bus import Bus
@@ -125,6 +128,33 @@ async def test_a_restarted_nats_server_costs_no_engine(own_nats_server: NatsServ
         await around.gateway.assignment("after")
         assert [notice for notice in around.gateway.notices if notice.kind == "engine_lost"] == []
     await bus.close()
+
+
+async def test_a_server_that_lost_its_storage_has_a_leader_again(
+    own_nats_server: NatsServer, services: Services
+) -> None:
+    """When the lease's bucket is gone with the server's disk a scheduler makes it anew and leads again."""
+    settings = BusSettings(nats_url=own_nats_server.url, deployment="lost")
+    bus = await Bus.connect(settings, "test")
+    process = services.start("scheduler", settings, scheduler_id="s1")
+    await process.up(bus)
+    await eventually_async(lambda: _has_leader(bus), 10)
+    own_nats_server.kill()
+    shutil.rmtree(own_nats_server.store)
+    own_nats_server.start()
+    await eventually(lambda: bus.is_connected and bus.reconnects == 1, what="the server again")
+    await eventually_async(lambda: _has_leader(bus), 20)
+    assert process.log_text().count("leadership_gained") == 2
+    await bus.close()
+
+
+async def _has_leader(bus: Bus) -> bool:
+    """Whether somebody holds the lease; nothing is created by looking."""
+    try:
+        bucket = await bus.client.jetstream().key_value(bus.settings.subjects.bucket("leader"))
+        return bool((await bucket.get("scheduler")).value)
+    except (nats.js.errors.Error, nats.errors.Error):
+        return False
 
 
 async def test_stale_metrics_do_not_stop_dispatch(

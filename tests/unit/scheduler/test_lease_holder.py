@@ -34,7 +34,12 @@ async def test_a_fault_of_the_library_does_not_end_the_trying() -> None:
     """After a call that failed in an unknown way the next one is made, and leadership is gained."""
     gained: asyncio.Future[LeaderEpoch] = asyncio.get_running_loop().create_future()
     leader = Leader(scheduler_id="s1", started_at=0.0)
-    holder = LeaseHolder(cast(Bucket, _FaultyBucket()), leader, gained.set_result, lambda reason: None)
+    bucket = cast(Bucket, _FaultyBucket())
+
+    async def reopen() -> Bucket:
+        return bucket
+
+    holder = LeaseHolder(bucket, reopen, leader, gained.set_result, lambda reason: None)
     holder.start()
     assert await asyncio.wait_for(gained, 5) == (7, 1)
     await holder.stop()

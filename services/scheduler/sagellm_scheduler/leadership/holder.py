@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -31,17 +31,21 @@ CALL_TIMEOUT_S = 1.0
 
 
 class LeaseHolder:
-    """Keeps trying for the lease until it is stopped; the callbacks run on the event loop."""
+    """Keeps trying for the lease until it is stopped; the callbacks run on the event loop.
+
+    `reopen` opens the bucket anew when it cannot be used: it may have gone with the server's storage.
+    """
 
     def __init__(
         self,
         bucket: Bucket,
+        reopen: Callable[[], Awaitable[Bucket]],
         leader: Leader,
         on_gained: Callable[[LeaderEpoch], None],
         on_lost: Callable[[str], None],
         config: LeaseConfig | None = None,
     ) -> None:
-        self._bucket, self._leader = bucket, leader
+        self._bucket, self._reopen, self._leader = bucket, reopen, leader
         self._on_gained, self._on_lost = on_gained, on_lost
         self._core = LeaseCore(config or LeaseConfig())
         self._task: asyncio.Task[None] | None = None
@@ -87,10 +91,7 @@ class LeaseHolder:
     async def _call(self, action: Create | Update) -> LeaseEvent:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                if isinstance(action, Create):
-                    revision = await self._bucket.create(KEY, self._leader)
-                else:
-                    revision = await self._bucket.update(KEY, self._leader, action.revision)
+                revision = await self._write(action)
         except (SageError, TimeoutError) as error:
             log.warning("lease_call_failed", error=str(error) or "no answer in time")
             return Failed()
@@ -98,3 +99,12 @@ class LeaseHolder:
             log.exception("lease_call_failed")
             return Failed()
         return Answered(revision, self._bucket.created_ns)
+
+    async def _write(self, action: Create | Update) -> int | None:
+        try:
+            if isinstance(action, Create):
+                return await self._bucket.create(KEY, self._leader)
+            return await self._bucket.update(KEY, self._leader, action.revision)
+        except SageError:
+            self._bucket = await self._reopen()
+            raise

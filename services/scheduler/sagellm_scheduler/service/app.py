@@ -73,7 +73,7 @@ class Scheduler:
         self._policy = LivePolicy(self._settings, policies, lambda change: self._conductor.feed(change))
         self._conductor = Conductor(self._settings, self._bus, self._outbox, self._metrics, self._policy)
         leader = Leader(scheduler_id=self._settings.scheduler_id, started_at=time.time())
-        self._lease = LeaseHolder(lease, leader, self._gained, self._lost)
+        self._lease = LeaseHolder(lease, self._open_lease, leader, self._gained, self._lost)
         self._outbox.start()
         await self._subscribe()
         self._policies = await policies.follow(Policy, self._policy.follow, self._policy.gone)
@@ -95,10 +95,13 @@ class Scheduler:
     async def _open_buckets(self) -> tuple[Bucket, Bucket, Bucket]:
         name = self._subjects.bucket
         return (
-            await self._bus.bucket(name("leader"), ttl_s=LeaseConfig().ttl_s),
+            await self._open_lease(),
             await self._bus.bucket(name("engines"), ttl_s=ENGINES_TTL_S),
             await self._bus.bucket(name("policy")),
         )
+
+    async def _open_lease(self) -> Bucket:
+        return await self._bus.bucket(self._subjects.bucket("leader"), ttl_s=LeaseConfig().ttl_s)
 
     async def _subscribe(self) -> None:
         bus, subjects = self._bus, self._subjects
