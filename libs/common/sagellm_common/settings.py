@@ -54,7 +54,7 @@ class ServiceSettings(BusSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
-    log_prompts: bool = Field(default=False, description="write prompts and answers into the log")
+    log_prompts: bool = Field(default=False, description="write prompts into the log, at its level debug")
     otlp_endpoint: str | None = Field(default=None, description="OTLP endpoint for traces; none: no traces")
     host_name: str = Field(default_factory=socket.gethostname)
 
