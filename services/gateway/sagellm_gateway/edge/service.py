@@ -251,8 +251,11 @@ class GatewayService:
 
     async def _tick(self) -> None:
         while True:
-            self._watch_bus()
-            self._executor.run(self._core.tick(time.monotonic()))
+            try:
+                self._watch_bus()
+                self._executor.run(self._core.tick(time.monotonic()))
+            except Exception:  # without ticks every request would wait for ever
+                log.exception("tick_failed")
             await asyncio.sleep(TICK_S)
 
     async def _beat(self) -> None:

@@ -10,11 +10,14 @@ import pytest
 from sagellm_common.bus import Bus
 from sagellm_common.contracts.generate import GenerateRequest
 from sagellm_common.errors import ResourceExhausted
+from sagellm_gateway.core.actions import Action
+from sagellm_gateway.core.lifecycle import GatewayCore
 from sagellm_gateway.edge.directory import EngineDirectory
 from sagellm_gateway.edge.models import TextModels
 from sagellm_gateway.edge.service import GatewayService
 from sagellm_gateway.generation.api import ServedModel
 from sagellm_gateway.settings import GatewaySettings
+from support.wait import eventually
 
 
 async def test_requests_that_are_being_prepared_count_as_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +46,23 @@ async def test_requests_that_are_being_prepared_count_as_open(monkeypatch: pytes
     assert not retried.done()
     retried.cancel()
     await asyncio.gather(retried, return_exceptions=True)
+
+
+async def test_one_failed_tick_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a fault in a tick the next ones come: deadlines and repairs of all other requests depend on them."""
+    ticks = 0
+
+    def tick(self: GatewayCore, now: float) -> list[Action]:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 1:
+            raise KeyError("a fault of one request")
+        return []
+
+    monkeypatch.setattr(GatewayCore, "tick", tick)
+    settings = GatewaySettings()
+    bus = SimpleNamespace(settings=settings, drops=Counter(), connected_at=None)
+    ticking = asyncio.create_task(GatewayService(cast(Bus, bus), settings)._tick())
+    await eventually(lambda: ticks >= 3, what="the ticks after the fault")
+    ticking.cancel()
+    await asyncio.gather(ticking, return_exceptions=True)
