@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +25,81 @@ from sagellm_common.contracts.registry import (
     TagRequest,
 )
 from sagellm_common.errors import InvalidArgument, NotFound, PermissionDenied, SageError
+from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
 from sagellm_common.subjects import encode_token
 from support.hub import Hub, Repo, running_hub
 from support.model_files import model_files, write_model
-from support.processes import ServiceProcess, Services
+from support.processes import ServiceProcess, Services, bus_env, start_service
 from support.wait import eventually, eventually_async
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    """A local hub."""
-    with running_hub() as hub:
-        yield hub
+class Site:
+    """One deployment with its hub, its local folder and the registries that run in it."""
 
+    def __init__(self, settings: BusSettings, hub: Hub, folder: Path) -> None:
+        self.settings, self.hub, self.folder = settings, hub, folder
+        self.local = folder / "local"
+        self.services = Services(folder)
+        write_model(self.local / "mine")
 
-Start = Callable[[], Awaitable[ServiceProcess]]
-
-
-@pytest.fixture
-def start_registry(
-    bus: Bus, bus_settings: BusSettings, services: Services, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Start:
-    """Starts registry processes with an empty root, one local folder, and the local hub."""
-    write_model(tmp_path / "local" / "mine")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SAGE_LLM_MODEL_ROOT", str(tmp_path / "root"))
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "XDG_DATA_HOME"):
-        monkeypatch.delenv(name, raising=False)
-
-    async def start() -> ServiceProcess:
-        process = services.start("registry", bus_settings, model_dirs=tmp_path / "local", rescan_s=0.2, metrics_port=0)
-        await process.up(bus)
-        await process.logged('"ready"')
+    def start(self) -> ServiceProcess:
+        """Start a registry whose models, hub and home are this site's."""
+        environment = {
+            **bus_env(self.settings),
+            "HOME": str(self.folder),
+            "XDG_DATA_HOME": "",
+            "SAGE_LLM_MODEL_ROOT": str(self.folder / "root"),
+            "HF_ENDPOINT": self.hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": "",
+            "SAGELLM_MODEL_DIRS": str(self.local),
+            "SAGELLM_RESCAN_S": "0.2",
+            "SAGELLM_METRICS_PORT": "0",
+        }
+        process = start_service("registry", environment, log_dir=self.folder)
+        self.services.processes.append(process)
         return process
 
-    return start
+
+@contextmanager
+def _site(settings: BusSettings, folder: Path) -> Iterator[Site]:
+    with running_hub() as hub:
+        site = Site(settings, hub, folder)
+        try:
+            yield site
+        finally:
+            site.services.stop()
+
+
+@pytest.fixture(scope="module")
+def bus_settings(nats_server: NatsServer) -> BusSettings:
+    """The deployment that the tests of this file share."""
+    return BusSettings(nats_url=nats_server.url, deployment="registry-contract")
+
+
+@pytest.fixture(scope="module")
+def shared(bus_settings: BusSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One registry for the tests of this file: each uses models of its own. It ends in order."""
+    with _site(bus_settings, tmp_path_factory.mktemp("registry")) as site:
+        process = site.start()
+        yield site
+        process.terminate()
+        assert asyncio.run(process.wait()) == 0, process.log_text()
 
 
 @pytest.fixture
-async def registry(start_registry: Start) -> AsyncIterator[ServiceProcess]:
-    """One registry process, ended in order."""
-    process = await start_registry()
-    yield process
-    process.terminate()
-    assert await process.wait() == 0, process.log_text()
+async def site(shared: Site, bus: Bus) -> AsyncIterator[Site]:
+    """The shared registry, ready; what a test leaves behind is taken away."""
+    await shared.services.processes[0].logged('"ready"')
+    yield shared
+    shared.hub.repos.clear()
+    shared.hub.fetched.clear()
+    for folder in shared.local.iterdir():
+        if folder.name != "mine":
+            shutil.rmtree(folder)
+    for model_id in set(await _listed(bus)) - {"mine"}:
+        await _ask(bus, "delete", ModelQuery(model_id=model_id), ModelReply)
 
 
 async def _ask(bus: Bus, verb: str, message: Any, reply: type[Any]) -> Any:
@@ -105,9 +136,9 @@ class Events:
         return next(event for event in self.seen if event.phase in ("ready", "failed"))
 
 
-async def test_a_download_reports_its_progress_and_ends_in_a_card(bus: Bus, registry: ServiceProcess, hub: Hub) -> None:
+async def test_a_download_reports_its_progress_and_ends_in_a_card(bus: Bus, site: Site) -> None:
     """Asked to download, the registry answers at once, tells its progress, and has model, card and bucket entry."""
-    hub.repos["org/m.1"] = Repo(model_files())
+    site.hub.repos["org/m.1"] = Repo(model_files())
     events = await Events.of(bus, "org/m.1")
     reply = await _ask(bus, "download", DownloadRequest(model_id="org/m.1"), DownloadReply)
     assert reply.status == "started"
@@ -129,10 +160,10 @@ async def test_a_download_reports_its_progress_and_ends_in_a_card(bus: Bus, regi
     await eventually_async(published, what="the card in the bucket")
 
 
-async def test_two_requests_for_one_model_join(bus: Bus, registry: ServiceProcess, hub: Hub) -> None:
+async def test_two_requests_for_one_model_join(bus: Bus, site: Site) -> None:
     """While a download runs, a second request joins it, and a delete is refused until it has ended."""
     held = threading.Event()
-    hub.repos["org/m"] = Repo(model_files(), held=held)
+    site.hub.repos["org/m"] = Repo(model_files(), held=held)
     events = await Events.of(bus, "org/m")
     assert (await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)).status == "started"
     assert (await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)).status == "running"
@@ -141,7 +172,7 @@ async def test_two_requests_for_one_model_join(bus: Bus, registry: ServiceProces
     assert await _listed(bus) == ["mine"]
     held.set()
     assert (await events.end()).phase == "ready"
-    assert [file for file, _ in hub.fetched].count("model.safetensors") == 1
+    assert [file for file, _ in site.hub.fetched].count("model.safetensors") == 1
 
 
 @pytest.mark.parametrize(
@@ -155,11 +186,11 @@ async def test_two_requests_for_one_model_join(bus: Bus, registry: ServiceProces
     ],
 )
 async def test_a_download_that_fails_says_why_and_lists_nothing(
-    bus: Bus, registry: ServiceProcess, hub: Hub, repo: Repo | None, code: str, said: str
+    bus: Bus, site: Site, repo: Repo | None, code: str, said: str
 ) -> None:
     """The last event of a failed download carries the typed error; nothing of it is listed; the service goes on."""
     if repo is not None:
-        hub.repos["org/m"] = repo
+        site.hub.repos["org/m"] = repo
     events = await Events.of(bus, "org/m")
     assert (await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)).status == "started"
     end = await events.end()
@@ -171,9 +202,9 @@ async def test_a_download_that_fails_says_why_and_lists_nothing(
 
 
 @pytest.mark.acceptance(38)
-async def test_touch_tag_list_and_delete(bus: Bus, registry: ServiceProcess, hub: Hub) -> None:
+async def test_touch_tag_list_and_delete(bus: Bus, site: Site) -> None:
     """Rows change by request, the list can be narrowed by tags, and a deleted model is gone for everybody."""
-    hub.repos["org/m"] = Repo(model_files())
+    site.hub.repos["org/m"] = Repo(model_files())
     events = await Events.of(bus, "org/m")
     await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)
     first = (await events.end()) and (await _ask(bus, "resolve", ModelQuery(model_id="org/m"), ModelReply)).model
@@ -192,7 +223,7 @@ async def test_touch_tag_list_and_delete(bus: Bus, registry: ServiceProcess, hub
         await _ask(bus, "resolve", ModelQuery(model_id="org/m"), ModelReply)
 
 
-async def test_a_models_use_is_noted(bus: Bus, registry: ServiceProcess) -> None:
+async def test_a_models_use_is_noted(bus: Bus, site: Site) -> None:
     """When a request got its first token, `last_used` of its model is set."""
     before = (await _ask(bus, "resolve", ModelQuery(model_id="mine"), ModelReply)).model.last_used
     event = RequestEvent(request_id="r", phase="first_token", model="mine")
@@ -204,10 +235,10 @@ async def test_a_models_use_is_noted(bus: Bus, registry: ServiceProcess) -> None
     await eventually_async(noted, what="the use in the manifest")
 
 
-async def test_local_folders_are_watched_and_not_deleted(bus: Bus, registry: ServiceProcess, tmp_path: Path) -> None:
+async def test_local_folders_are_watched_and_not_deleted(bus: Bus, site: Site) -> None:
     """A folder put there by hand appears in the bucket and vanishes with the folder; delete is refused."""
     bucket = await bus.bucket(bus.settings.subjects.bucket("models"))
-    write_model(tmp_path / "local" / "org" / "later")
+    write_model(site.local / "org" / "later")
     key = encode_token("org/later")
 
     async def is_there() -> bool:
@@ -219,15 +250,13 @@ async def test_local_folders_are_watched_and_not_deleted(bus: Bus, registry: Ser
     await eventually_async(is_there, what="the new card")
     with pytest.raises(PermissionDenied):
         await _ask(bus, "delete", ModelQuery(model_id="org/later"), ModelReply)
-    (tmp_path / "local" / "org" / "later" / "config.json").unlink()
+    (site.local / "org" / "later" / "config.json").unlink()
     await eventually_async(is_gone, what="the end of the card")
 
 
-async def test_a_damaged_model_is_named_and_the_others_are_served(
-    bus: Bus, registry: ServiceProcess, tmp_path: Path
-) -> None:
+async def test_a_damaged_model_is_named_and_the_others_are_served(bus: Bus, site: Site) -> None:
     """Resolving a model whose config is damaged is a typed error with the file's name; others resolve."""
-    write_model(tmp_path / "local" / "bad", {**model_files(), "config.json": b"{"})
+    write_model(site.local / "bad", {**model_files(), "config.json": b"{"})
     with pytest.raises(InvalidArgument, match=r"bad/config\.json"):
         await _ask(bus, "resolve", ModelQuery(model_id="bad"), ModelReply)
     assert (await _ask(bus, "resolve", ModelQuery(model_id="mine"), ModelReply)).card.vocab_size == 16
@@ -243,7 +272,7 @@ def _malformed(verb: str) -> list[tuple[bytes, dict[str, str] | None]]:
     return bodies
 
 
-async def test_malformed_messages_are_refused_and_the_service_goes_on(bus: Bus, registry: ServiceProcess) -> None:
+async def test_malformed_messages_are_refused_and_the_service_goes_on(bus: Bus, site: Site) -> None:
     """Broken msgpack and JSON, wrong types, and ids that lead elsewhere end in a typed error for every verb."""
     for verb in VERBS:
         for body, headers in _malformed(verb):
@@ -254,41 +283,53 @@ async def test_malformed_messages_are_refused_and_the_service_goes_on(bus: Bus, 
     assert await _listed(bus) == ["mine"]
 
 
-async def test_a_person_can_ask_in_json(bus: Bus, registry: ServiceProcess) -> None:
+async def test_a_person_can_ask_in_json(bus: Bus, site: Site) -> None:
     """With a Content-Type header, the list comes as JSON; unknown fields are ignored."""
     subject = bus.settings.subjects.registry("list")
     msg = await bus.client.request(subject, b'{"new_field": 1}', headers={"Content-Type": JSON}, timeout=10)
     assert "mine" in [model["model_id"] for model in json.loads(msg.data)["models"]]
 
 
-async def test_micro_service_discovery_counts_the_requests(bus: Bus, registry: ServiceProcess) -> None:
+async def test_micro_service_discovery_counts_the_requests(bus: Bus, site: Site) -> None:
     """`$SRV.INFO` shows the six endpoints, `$SRV.STATS` counts what they answered."""
     info = json.loads((await bus.client.request("$SRV.INFO.sagellm-registry", b"")).data)
     assert [endpoint["name"] for endpoint in info["endpoints"]] == VERBS
+    before = await _num_lists(bus)
     await _listed(bus)
+    assert await _num_lists(bus) == before + 1
+
+
+async def _num_lists(bus: Bus) -> int:
     stats = json.loads((await bus.client.request("$SRV.STATS.sagellm-registry", b"")).data)
-    assert stats["endpoints"][0]["num_requests"] == 1
+    return int(stats["endpoints"][0]["num_requests"])
 
 
-async def test_a_registry_killed_in_a_download_starts_again_clean(
-    bus: Bus, start_registry: Start, hub: Hub, tmp_path: Path
-) -> None:
+async def test_a_registry_killed_in_a_download_starts_again_clean(nats_server: NatsServer, tmp_path: Path) -> None:
     """After a crash no half model is listed, cards of vanished models are taken back, and the download can go on."""
+    settings = BusSettings(nats_url=nats_server.url, deployment="registry-crash")
+    bus = await Bus.connect(settings, "test")
+    with _site(settings, tmp_path) as site:
+        await _crash_in_a_download(bus, site)
+        bucket = await bus.bucket(settings.subjects.bucket("models"))
+        path = str(tmp_path / "root" / "org" / "ghost")
+        ghost = ModelCard(model_id="org/ghost", path=path, architecture="X", max_model_len=1, vocab_size=1)
+        await bucket.put(encode_token("org/ghost"), ghost)
+        await site.start().logged('"ready"')
+        assert await _listed(bus) == ["mine"]
+        assert await bucket.get(ModelCard, encode_token("org/ghost")) is None
+        events = await Events.of(bus, "org/m")
+        await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)
+        assert (await events.end()).phase == "ready"
+        assert await _listed(bus) == ["mine", "org/m"]
+    await bus.close()
+
+
+async def _crash_in_a_download(bus: Bus, site: Site) -> None:
     held = threading.Event()
-    hub.repos["org/m"] = Repo(model_files(), held=held)
-    first = await start_registry()
+    site.hub.repos["org/m"] = Repo(model_files(), held=held)
+    process = site.start()
+    await process.logged('"ready"')
     await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)
-    assert await asyncio.to_thread(hub.asked.wait, 30)
-    first.kill()
+    assert await asyncio.to_thread(site.hub.asked.wait, 30)
+    process.kill()
     held.set()
-    bucket = await bus.bucket(bus.settings.subjects.bucket("models"))
-    path = str(tmp_path / "root" / "org" / "ghost")
-    ghost = ModelCard(model_id="org/ghost", path=path, architecture="X", max_model_len=1, vocab_size=1)
-    await bucket.put(encode_token("org/ghost"), ghost)
-    await start_registry()
-    assert await _listed(bus) == ["mine"]
-    assert await bucket.get(ModelCard, encode_token("org/ghost")) is None
-    events = await Events.of(bus, "org/m")
-    await _ask(bus, "download", DownloadRequest(model_id="org/m"), DownloadReply)
-    assert (await events.end()).phase == "ready"
-    assert await _listed(bus) == ["mine", "org/m"]
