@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nats
 import pytest
+from pydantic import SecretStr
 
 from sagellm_common.bus import Bus, BusState, Limits, MicroService, Received
 from sagellm_common.bus.messages import headers_size
@@ -13,7 +14,7 @@ from sagellm_common.codec import JSON
 from sagellm_common.contracts.frames import TokenFrame, TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest
 from sagellm_common.contracts.policy import Leader
-from sagellm_common.errors import DeadlineExceeded, NotFound, PayloadTooLarge, Unavailable
+from sagellm_common.errors import DeadlineExceeded, NotFound, PayloadTooLarge, Unauthenticated, Unavailable
 from sagellm_common.nats_server import NatsServer, free_port
 from sagellm_common.settings import BusSettings
 from support.wait import eventually
@@ -136,6 +137,35 @@ async def test_no_server_at_start_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="SAGELLM_NATS_URL") as caught:
         await Bus.connect(settings, "test")
     assert "secret" not in caught.value.message
+
+
+async def test_a_wrong_password_is_one_sentence(tmp_path: Path) -> None:
+    """A server that refuses the user ends the attempt within the timeout with a sentence about the user."""
+    server = NatsServer(tmp_path / "nats", args=["--user", "a", "--pass", "right"])
+    server.start()
+    settings = BusSettings(nats_url=server.url, nats_user="a", nats_password=SecretStr("wrong"), connect_timeout_s=0.5)
+    with pytest.raises(Unauthenticated, match="refuses user 'a': set SAGELLM_NATS_USER") as caught:
+        await Bus.connect(settings, "test")
+    assert "wrong" not in caught.value.message
+    server.stop()
+
+
+async def test_a_cancellation_that_the_library_loses_does_not_hold_up_the_start() -> None:
+    """Connecting ends with its timeout even if the first cancellation is swallowed below."""
+    lost: list[str] = []
+
+    async def connect(*args: object, **options: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost.append("cancelled")
+        await asyncio.Event().wait()
+
+    bus = Bus(BusSettings(connect_timeout_s=0.05), "test")
+    bus.client.connect = connect  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(bus._open(), 5)
+    assert lost == ["cancelled"]
 
 
 async def test_subscriptions_survive_a_restart_of_the_server(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import Any
 
@@ -29,7 +29,14 @@ from sagellm_common.bus.messages import (
 )
 from sagellm_common.codec import MSGPACK, M, content_type_of, decode, encode
 from sagellm_common.contracts.base import Message
-from sagellm_common.errors import DeadlineExceeded, ResourceExhausted, SageError, Unavailable, as_sage_error
+from sagellm_common.errors import (
+    DeadlineExceeded,
+    ResourceExhausted,
+    SageError,
+    Unauthenticated,
+    Unavailable,
+    as_sage_error,
+)
 from sagellm_common.settings import BusSettings
 
 log = structlog.get_logger(__name__)
@@ -64,6 +71,7 @@ class Bus:
         self.connected_at: float | None = None
         self.reconnects = 0
         self.drops: Counter[str] = Counter()
+        self._is_refused = False
         self._client = Client()
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_reconnect: list[Callable[[], None]] = []
@@ -93,8 +101,13 @@ class Bus:
             pending_size=64 * 1024 * 1024,
         )
         try:
-            await asyncio.wait_for(attempt, self.settings.connect_timeout_s)
+            await _within(self.settings.connect_timeout_s, attempt)
         except (TimeoutError, OSError, nats.errors.Error, ValueError) as error:  # ValueError: it is no URL
+            if self._is_refused:
+                raise Unauthenticated(
+                    f"the NATS server at {self.settings.safe_url} refuses user {self.settings.nats_user!r}: "
+                    "set SAGELLM_NATS_USER and SAGELLM_NATS_PASSWORD"
+                ) from error
             raise Unavailable(
                 f"no NATS server answers at {self.settings.safe_url}: start one, or name another in SAGELLM_NATS_URL"
             ) from error
@@ -146,6 +159,7 @@ class Bus:
             if self.drops[error.subject] in (1, 100, 10_000):
                 log.error("bus_messages_dropped", subject=error.subject, dropped=self.drops[error.subject])
         elif self.state is not BusState.CLOSED:
+            self._is_refused = "authorization" in str(error).lower()
             log.warning("bus_error", error=str(error) or type(error).__name__)
 
     async def close(self) -> None:
@@ -327,6 +341,24 @@ class Bus:
     async def bucket(self, name: str, *, ttl_s: float | None = None, history: int = 1) -> Bucket:
         """Open a KV bucket, creating it with file storage if it is not there."""
         return await Bucket.open(await self.jetstream(), self._client, name, ttl_s=ttl_s, history=history)
+
+
+async def _within(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for `work` at most so long; raises TimeoutError.
+
+    It is cancelled until it has ended: the library can lose a cancellation inside its own waits, and would go on
+    connecting for ever.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+        if task.done():
+            return task.result()
+        raise TimeoutError
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
 
 
 def _bus_error(error: Exception, subject: str) -> SageError:
