@@ -75,6 +75,7 @@ def main_card(folder: Path, evaluation: dict[str, Any]) -> str:
         "python -m builtin_model.train sage-tiny --minutes 70\n"
         "python -m builtin_model.train sage-tiny-draft --minutes 10\n"
         "python -m builtin_model.evaluate\n"
+        "python -m builtin_model.evaluate --draft\n"
         "```\n\n"
         "A run that is started again with the same `--work` folder goes on from its checkpoint. The model starts "
         "with planted heads that repeat what stood before (`planting.py`), so that copying need not be discovered.\n"

@@ -1,6 +1,7 @@
 """Measures the built-in model on held-out cases: `python -m builtin_model.evaluate`.
 
-Writes evaluation.json and the model card next to the model. All answers are greedy.
+Writes evaluation.json and the model cards next to the models. All answers are greedy. The draft model is measured
+apart, with `--draft`, and its figures are added.
 """
 
 import argparse
@@ -56,32 +57,26 @@ def bits_per_byte(model: Responder, texts: list[str]) -> float:
     return bits / num_bytes
 
 
-def acceptance_rates(draft: Responder, answers: dict[str, list[Answer]]) -> dict[str, Any]:
+def acceptance_rates(model: Responder, draft: Responder) -> dict[str, Any]:
     """The share of proposed tokens that the main model takes, for each skill and in all."""
     counts = {}
-    for skill, given in answers.items():
-        pairs = [acceptance(matches(draft, answer)) for answer in given[:DRAFTED_A_SKILL]]
+    for skill in JUDGES:
+        answers = model.answer(questions(skill, DRAFTED_A_SKILL))
+        pairs = [acceptance(matches(draft, answer)) for answer in answers]
         counts[skill] = (sum(t for t, _ in pairs), sum(p for _, p in pairs))
     taken, proposed = sum(t for t, _ in counts.values()), sum(p for _, p in counts.values())
     by_skill = {skill: round(t / p, 4) for skill, (t, p) in counts.items()}
     return {"proposals_a_round": PROPOSALS, "rate": round(taken / proposed, 4), "by_skill": by_skill}
 
 
-def evaluate(model: Responder, draft: Responder | None, cases: int) -> dict[str, Any]:
-    """All measures of the model, and of the draft model where there is one."""
-    skills, answers = {}, {}
+def evaluate(model: Responder, cases: int) -> dict[str, Any]:
+    """All measures of the main model."""
+    skills = {}
     for skill in JUDGES:
         asked = questions(skill, cases)
-        answers[skill] = model.answer(asked)
-        skills[skill] = judge_skill(skill, asked, answers[skill])
+        skills[skill] = judge_skill(skill, asked, model.answer(asked))
         print(f"{skill}: {skills[skill]['rate']:.1%} (goal {GOALS[skill]:.0%})", flush=True)
-    result: dict[str, Any] = {
-        "skills": skills,
-        "bits_per_byte": round(bits_per_byte(model, held_out_texts(NUM_TEXTS)), 4),
-    }
-    if draft is not None:
-        result["draft_acceptance"] = acceptance_rates(draft, answers)
-    return result
+    return {"skills": skills, "bits_per_byte": round(bits_per_byte(model, held_out_texts(NUM_TEXTS)), 4)}
 
 
 def main() -> None:
@@ -89,19 +84,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=BUILTIN_FOLDER, help="where both models are")
     parser.add_argument("--model", type=Path, help="another export of the main model; nothing is written then")
+    parser.add_argument("--draft", action="store_true", help="measure the draft model alone")
     parser.add_argument("--cases", type=int, default=CASES_A_SKILL, help="cases for each skill")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    main_folder = options.folder / "sage-tiny"
-    draft_folder = options.folder / "sage-tiny-draft"
+    main_folder, draft_folder = options.folder / "sage-tiny", options.folder / "sage-tiny-draft"
+    results = main_folder / "evaluation.json"
     model = Responder(options.model or main_folder, main_folder)
-    has_draft = (draft_folder / "model.safetensors").exists() and not options.model
-    result = evaluate(model, Responder(draft_folder, main_folder) if has_draft else None, options.cases)
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    known = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    if options.draft:
+        result = {**known, "draft_acceptance": acceptance_rates(model, Responder(draft_folder, main_folder))}
+    else:
+        result = evaluate(model, options.cases)
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    print(text)
     if not options.model:
-        text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-        (main_folder / "evaluation.json").write_text(text, encoding="utf-8")
+        results.write_text(text, encoding="utf-8")
         write_cards(options.folder)
 
 
