@@ -5,13 +5,12 @@ import asyncio
 import importlib
 import json
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks.goals import RESULTS, load_results, table
 from benchmarks.machine import describe
 
-RESULTS = Path(__file__).parent / "results"
-NAMES = ("start", "scheduler_core", "services", "disconnect", "fifty_engines")
+NAMES = ("start", "idle", "streams", "overhead", "disconnect", "scheduler_core", "fifty_engines")
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -23,14 +22,15 @@ def measure(name: str) -> dict[str, Any]:
 def main() -> None:
     """Parse the command line, measure, write one file per benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=list(NAMES))
+    parser.add_argument("names", nargs="*", choices=NAMES)
     RESULTS.mkdir(exist_ok=True)
-    for name in parser.parse_args().names:
+    for name in parser.parse_args().names or NAMES:
         start = time.monotonic()
         print(f"{name} …", flush=True)
         result = {"benchmark": name, "machine": describe(), "result": measure(name)}
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         print(f"{json.dumps(result['result'], indent=1)}\n{name}: {time.monotonic() - start:.0f} s", flush=True)
+    print(f"\n{table(load_results())}\n\n`python -m tools.make_benchmarks` writes the documents.")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,11 @@
-"""What the services cost: through HTTP against the engine in-process, many streams, an idle request, memory."""
+"""What the services cost: the same workloads through HTTP and with the engine alone in its process."""
 
 import asyncio
 import json
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 import sagellm_registry
 from benchmarks.shapes import WORKLOADS, make_smol135
@@ -18,40 +14,6 @@ from benchmarks.stack import measured_load, memory, pinned_environment, running
 BUILTIN = Path(sagellm_registry.__file__).parent / "builtin" / "sage-tiny"
 CACHE = Path(__file__).parents[1] / ".run" / "bench"
 REPEATS = 5
-
-
-async def many_streams() -> dict[str, Any]:
-    """200 concurrent HTTP streams from a mock engine that takes no time."""
-    env = {"SAGELLM_MAX_NUM_SEQS": "256"}
-    async with running(backend="mock", model="mock-model", env=env) as stack:
-        result = await measured_load(
-            stack, "mock-model", streams=200, prompt_tokens=128, max_tokens=256, repeats=REPEATS
-        )
-        return {**result, "memory_mib": memory(stack)}
-
-
-async def idle_ttft(requests: int = 300) -> dict[str, Any]:
-    """One request after the other, one token each, from a mock engine that takes no time."""
-    async with running(backend="mock", model="mock-model") as stack, httpx.AsyncClient() as client:
-        body = {"model": "mock-model", "prompt": [11, 12, 13, 14], "max_tokens": 1, "temperature": 0, "stream": True}
-        times = [await _first_chunk(client, stack.plan.http_url, body) for _ in range(requests + 20)][20:]
-        times.sort()
-        return {
-            "ttft_p50_ms": round(statistics.median(times) * 1e3, 2),
-            "ttft_p99_ms": round(times[int(len(times) * 0.99)] * 1e3, 2),
-            "requests": requests,
-            "memory_mib": memory(stack),
-        }
-
-
-async def _first_chunk(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> float:
-    start = time.perf_counter()
-    async with client.stream("POST", f"{url}/v1/completions", json=body) as reply:
-        seconds = 0.0
-        async for line in reply.aiter_lines():
-            if line.startswith("data: ") and not seconds:
-                seconds = time.perf_counter() - start
-    return seconds
 
 
 def in_process(model: Path, threads: int, workloads: list[str]) -> dict[str, Any]:
@@ -87,11 +49,9 @@ async def against_in_process(model: Path, name: str) -> dict[str, Any]:
 
 
 async def run() -> dict[str, Any]:
-    """Everything in this file, one after the other."""
+    """The 135M shape, then the built-in model."""
     smol135 = make_smol135(CACHE / "smol135", BUILTIN)
     return {
-        "many_streams": await many_streams(),
-        "idle_ttft": await idle_ttft(),
         "smol135": await against_in_process(smol135, "smol135"),
         "builtin": await against_in_process(BUILTIN, "sage-tiny"),
     }
