@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -19,29 +20,28 @@ PROMPT = list(range(10, 42))
 
 
 class Stream:
-    """One greedy stream of TOKENS tokens, read in the background."""
+    """One stream, read in the background: TOKENS greedy tokens of the mock model, or what `fields` ask for instead."""
 
-    def __init__(self, url: str) -> None:
-        self.text, self.chunks, self.finish = "", 0, ""
+    def __init__(self, url: str, **fields: Any) -> None:
+        self.text, self.chunks, self.finish, self.request_id = "", 0, "", ""
+        asked = {"model": "mock-model", "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
+        self._fields: dict[str, Any] = {**asked, **fields}
         self._client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=60)
         self._task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         async for chunk in await self._open():
+            self.request_id = chunk.id
             for choice in chunk.choices:
                 self.text += choice.text
                 self.chunks += 1
                 self.finish = choice.finish_reason or self.finish
 
     async def _open(self) -> AsyncIterator[openai.types.Completion]:
-        return await self._client.completions.create(
-            model="mock-model",
-            prompt=PROMPT,
-            max_tokens=TOKENS,
-            temperature=0,
-            stream=True,
-            extra_body={"ignore_eos": True},
+        opened: AsyncIterator[openai.types.Completion] = await self._client.completions.create(
+            stream=True, extra_body={"ignore_eos": True}, **self._fields
         )
+        return opened
 
     async def progressed(self, chunks: int) -> None:
         """Return once so many chunks have come."""
@@ -58,8 +58,8 @@ class Stream:
         return self.text
 
 
-async def _undisturbed(stack: LocalStack) -> str:
-    return await Stream(stack.url).end()
+async def _undisturbed(stack: LocalStack, **fields: Any) -> str:
+    return await Stream(stack.url, **fields).end()
 
 
 async def _serving(bus: Bus, stack: LocalStack) -> str:
@@ -74,7 +74,7 @@ async def _serving(bus: Bus, stack: LocalStack) -> str:
 
     subscription = await bus.subscribe(bus.settings.subjects.engine_metrics("*"), EngineReport, seen)
     try:
-        return await asyncio.wait_for(found, 5)
+        return await asyncio.wait_for(found, 20)
     finally:
         await subscription.unsubscribe()
 
@@ -90,6 +90,26 @@ async def test_an_engine_dies_and_another_continues_the_same_stream(broken_stack
     stream = Stream(broken_stack.url)
     await stream.progressed(50)
     broken_stack.engines[await _serving(bus, broken_stack)].kill()
+    assert await stream.end() == expected
+    assert stream.finish == "length"
+
+
+async def test_a_sampled_stream_of_the_built_in_model_goes_on_with_the_same_tokens(
+    broken_stack: LocalStack, bus: Bus
+) -> None:
+    """The same with two engines that compute, at temperature 0.8: the seed gives the other engine the same draws."""
+    broken_stack.start_rest()
+    broken_stack.start_scheduler("s1")
+    for engine_id in ("e1", "e2"):
+        broken_stack.start_engine(engine_id, backend="cpu", model="sage-tiny")
+    await broken_stack.ready(engines=2)
+    asked = {"model": "sage-tiny", "prompt": "Once upon a time", "max_tokens": 300, "temperature": 0.8}
+    expected = await _undisturbed(broken_stack, seed=7, **asked)
+    assert await _undisturbed(broken_stack, seed=8, **asked) != expected
+    stream = Stream(broken_stack.url, seed=7, **asked)
+    await stream.progressed(40)
+    broken_stack.engines[await _serving(bus, broken_stack)].kill()
+    assert stream.finish == ""
     assert await stream.end() == expected
     assert stream.finish == "length"
 
