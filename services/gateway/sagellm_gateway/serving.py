@@ -42,7 +42,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
 async def _serve(bus: Bus, settings: GatewaySettings, listener: socket.socket, stop: asyncio.Event) -> None:
     gateway = GatewayService(bus, settings)
     await gateway.start()
-    api = NatsApi(bus, gateway)
+    api = NatsApi(bus, gateway, settings.max_open_requests)
     await api.start()
     config = uvicorn.Config(
         create_app(gateway), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5

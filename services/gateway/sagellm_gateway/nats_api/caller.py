@@ -80,6 +80,10 @@ class Caller:
     async def failed(self, error: SageError) -> None:
         """Send the last reply of a request that failed or was never accepted."""
         await self._settled()
+        await self.refused(error)
+
+    async def refused(self, error: SageError) -> None:
+        """Send the last reply now, whether or not the caller is known to listen."""
         generation = self.generation
         reply = GenerateReply(
             request_id=generation.request_id if generation else "",

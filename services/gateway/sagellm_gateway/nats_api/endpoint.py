@@ -10,7 +10,7 @@ from sagellm_common.bus import Bus
 from sagellm_common.bus.tracing import continued
 from sagellm_common.codec import JSON, content_type_of, decode
 from sagellm_common.contracts.generate import GenerateRequest
-from sagellm_common.errors import SageError, as_sage_error
+from sagellm_common.errors import ResourceExhausted, SageError, as_sage_error
 from sagellm_common.subjects import GATEWAY_QUEUE
 from sagellm_gateway.edge.tasks import Tasks
 from sagellm_gateway.generation.api import Gateway
@@ -24,11 +24,13 @@ MAX_PENDING = 16_384
 
 
 class NatsApi:
-    """`generate` on the bus; one task per request."""
+    """`generate` on the bus; one task per request, `max_open` at most."""
 
-    def __init__(self, bus: Bus, gateway: Gateway) -> None:
+    def __init__(self, bus: Bus, gateway: Gateway, max_open: int) -> None:
         self._bus = bus
         self._gateway = gateway
+        self._max_open = max_open
+        self._num_open = 0
         self._tasks = Tasks()
         self._callers: dict[str, Caller] = {}
         self._probes = bus.new_inbox()
@@ -60,7 +62,25 @@ class NatsApi:
         if not msg.reply:
             log.warning("generate_without_reply", subject=msg.subject)
             return
-        self._tasks.spawn(self._serve(msg))
+        if self._num_open >= self._max_open:
+            await self._refuse(msg)
+            return
+        self._num_open += 1
+        self._tasks.spawn(self._count_and_serve(msg))
+
+    async def _refuse(self, msg: Msg) -> None:
+        """Answer at once, without a task: whoever is too many must cost nothing that lasts."""
+        caller = Caller(self._bus, msg.reply, _content_type(msg), "")
+        try:
+            await caller.refused(ResourceExhausted("too many requests are open; try again later", retry_after_s=1.0))
+        except SageError as lost:
+            log.warning("reply_failed", error=lost.message)
+
+    async def _count_and_serve(self, msg: Msg) -> None:
+        try:
+            await self._serve(msg)
+        finally:
+            self._num_open -= 1
 
     async def _serve(self, msg: Msg) -> None:
         content_type = _content_type(msg)
