@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from sagellm_common.bus import Bus
+from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
 from sagellm_common.contracts.policy import Leader
 from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
@@ -114,6 +115,17 @@ async def test_a_sampled_stream_of_the_built_in_model_goes_on_with_the_same_toke
     assert stream.finish == "length"
 
 
+async def _leader(bus: Bus) -> str:
+    """The id of the scheduler that holds the lease, empty if none does."""
+    bucket = await bus.bucket(bus.settings.subjects.bucket("leader"), ttl_s=2)
+    entry = await bucket.get(Leader, "scheduler")
+    return "" if entry is None else entry[0].scheduler_id
+
+
+async def _explained(bus: Bus, request_id: str) -> DecisionRecord:
+    return await bus.request(bus.settings.subjects.explain, ExplainRequest(request_id=request_id), DecisionRecord)
+
+
 async def test_the_leading_scheduler_dies_and_no_token_is_lost(broken_stack: LocalStack, bus: Bus) -> None:
     """Two schedulers run, the leader is killed mid-stream: the stream ends whole, the other leads within 3 s."""
     broken_stack.start_rest()
@@ -122,23 +134,53 @@ async def test_the_leading_scheduler_dies_and_no_token_is_lost(broken_stack: Loc
     broken_stack.start_engine("e1")
     await broken_stack.ready()
     expected = await _undisturbed(broken_stack)
-    bucket = await bus.bucket(bus.settings.subjects.bucket("leader"), ttl_s=2)
-    entry = await bucket.get(Leader, "scheduler")
-    assert entry is not None
-    old = entry[0].scheduler_id
+    old = await _leader(bus)
     stream = Stream(broken_stack.url)
     await stream.progressed(50)
     broken_stack.schedulers[old].kill()
     died_at = asyncio.get_running_loop().time()
 
     async def taken_over() -> bool:
-        now = await bucket.get(Leader, "scheduler")
-        return now is not None and now[0].scheduler_id != old
+        return await _leader(bus) not in ("", old)
 
     await eventually_async(taken_over, 5)
     assert asyncio.get_running_loop().time() - died_at < 3.0
     assert await stream.end() == expected
     assert await _undisturbed(broken_stack) == expected
+
+
+async def test_a_request_that_comes_as_the_leader_dies_is_served_by_the_next(
+    broken_stack: LocalStack, bus: Bus
+) -> None:
+    """A request sent while nobody leads is served by the standby, which explains what the dead one decided too."""
+    broken_stack.start_rest()
+    for scheduler_id in ("s1", "s2"):
+        await broken_stack.start_scheduler(scheduler_id).up(bus)
+    broken_stack.start_engine("e1", mock_step_ms=20.0)
+    await broken_stack.ready()
+    old = await _leader(bus)
+    running = Stream(broken_stack.url, max_tokens=400)
+    await running.progressed(5)
+    broken_stack.schedulers[old].kill()
+    late = Stream(broken_stack.url, max_tokens=8)
+    assert len(await late.end()) > 0
+    assert late.finish == "length"
+    standby = await _leader(bus)
+    assert standby not in ("", old)
+    [decision] = (await _explained(bus, late.request_id)).decisions
+    assert (decision.scheduler_id, decision.chosen) == (standby, "e1")
+    [decision] = (await _explained(bus, running.request_id)).decisions
+    assert (decision.scheduler_id, decision.chosen) == (old, "e1")
+    assert running.finish == ""
+    await running.end()
+
+    async def has_outcome() -> bool:
+        return (await _explained(bus, running.request_id)).outcome is not None
+
+    await eventually_async(has_outcome, 20, "the outcome of a request that the dead leader placed")
+    record = await _explained(bus, running.request_id)
+    assert (record.outcome, record.completion_tokens) == ("finished", 400)
+    assert [(made.scheduler_id, made.chosen) for made in record.decisions] == [(old, "e1")]
 
 
 async def test_nats_restarts_and_the_stream_goes_on(tmp_path: Path) -> None:
@@ -163,7 +205,7 @@ async def test_nats_restarts_and_the_stream_goes_on(tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_a_registry_or_engine_that_is_gone_leaves_a_typed_error(broken_stack: LocalStack, bus: Bus) -> None:
+async def test_with_its_only_engine_gone_a_request_gets_a_typed_error(broken_stack: LocalStack) -> None:
     """With its only engine stopped, a request ends in a typed error; when one is back, requests are served."""
     broken_stack.start_rest()
     broken_stack.start_scheduler("s1", max_queue_time_s=1.0)
