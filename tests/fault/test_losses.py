@@ -221,3 +221,18 @@ async def test_with_its_only_engine_gone_a_request_gets_a_typed_error(broken_sta
     broken_stack.start_engine("e2")
     await broken_stack.ready()
     assert await _undisturbed(broken_stack) == expected
+
+
+async def test_without_the_registry_known_models_are_still_served(broken_stack: LocalStack) -> None:
+    """The registry is killed mid-stream: the stream ends whole, and new requests for the same model are served."""
+    broken_stack.start_rest()
+    broken_stack.start_scheduler("s1")
+    broken_stack.start_engine("e1")
+    await broken_stack.ready()
+    expected = await _undisturbed(broken_stack)
+    stream = Stream(broken_stack.url)
+    await stream.progressed(50)
+    assert broken_stack.registry is not None
+    broken_stack.registry.kill()
+    assert await stream.end() == expected
+    assert await _undisturbed(broken_stack) == expected
