@@ -4,6 +4,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from nats.aio.msg import Msg
 
 from sagellm_common.bus import Bus
 from support.gateway_peers import JSON_HEADER, MODEL, Caller, GatewayPeers, as_json
@@ -69,6 +70,38 @@ async def test_a_request_without_reply_subject_is_noted_and_dropped(
     await gateway.logged("generate_without_reply")
     await _still_serves(bus, peers)
     assert len(peers.submits) == 1
+
+
+async def test_a_gateway_publishes_for_nobody_where_the_caller_must_not(
+    bus: Bus, gateway: ServiceProcess, peers: GatewayPeers
+) -> None:
+    """A reply subject inside a bucket, the server's API or the deployment is refused: nothing comes there."""
+    subjects = bus.settings.subjects
+    refused = [
+        f"$KV.{subjects.bucket('engines')}.e9",
+        "$JS.API.STREAM.NAMES",
+        "$SRV.PING",
+        subjects.gateway_notify("gw1"),
+        subjects.engine_dispatch("e9"),
+        subjects.submit("s1"),
+    ]
+    came: list[str] = []
+
+    async def note(msg: Msg) -> None:
+        came.append(msg.subject)
+
+    watches = [await bus.client.subscribe(subject, cb=note) for subject in refused]
+    for subject in refused:
+        for body in (as_json(), b"{"):
+            await bus.client.publish(subjects.generate, body, reply=subject)
+        await gateway.logged(subject)
+    assert "generate_refused" in gateway.log_text()
+    await _still_serves(bus, peers)
+    await bus.flush()
+    assert not came
+    assert len(peers.submits) == 1
+    for watch in watches:
+        await watch.unsubscribe()
 
 
 async def test_garbage_on_inner_subjects(bus: Bus, gateway: ServiceProcess, peers: GatewayPeers) -> None:

@@ -20,6 +20,7 @@ from sagellm_gateway.core.lifecycle import GatewayCore
 from sagellm_gateway.edge.directory import EngineDirectory
 from sagellm_gateway.edge.executor import Executor
 from sagellm_gateway.edge.open_requests import parts
+from sagellm_gateway.edge.reply_subject import is_callers_own
 from sagellm_gateway.edge.tasks import Tasks
 
 # The buckets' times to live in seconds, should the gateway be the first to open them.
@@ -104,7 +105,7 @@ class Inbound:
             if request_id not in self._core.requests:
                 return
             self._executor.feed(ev.CancelAsked(request_id, Cancelled("the caller asked to stop")))
-            if msg.reply:
+            if msg.reply and is_callers_own(msg.reply):
                 await msg.respond(encode(CancelReply(found=True), content_type_of(msg.headers)))
 
         return await self._bus.client.subscribe(subject, cb=receive, pending_msgs_limit=65_536)

@@ -10,8 +10,9 @@ from sagellm_common.bus import Bus
 from sagellm_common.bus.tracing import continued
 from sagellm_common.codec import JSON, content_type_of, decode
 from sagellm_common.contracts.generate import GenerateRequest
-from sagellm_common.errors import ResourceExhausted, SageError, as_sage_error
+from sagellm_common.errors import InvalidArgument, ResourceExhausted, SageError, as_sage_error
 from sagellm_common.subjects import GATEWAY_QUEUE
+from sagellm_gateway.edge.reply_subject import is_callers_own
 from sagellm_gateway.edge.tasks import Tasks
 from sagellm_gateway.generation.api import Gateway
 from sagellm_gateway.nats_api.caller import Caller, is_settled
@@ -21,6 +22,7 @@ LOOK_S = 0.25
 LAST_REPLIES_S = 2.0
 NO_RESPONDERS = "503"
 MAX_PENDING = 16_384
+MAX_LOGGED = 200
 
 
 class NatsApi:
@@ -61,6 +63,9 @@ class NatsApi:
     async def _receive(self, msg: Msg) -> None:
         if not msg.reply:
             log.warning("generate_without_reply", subject=msg.subject)
+            return
+        if not is_callers_own(msg.reply):
+            log.warning("generate_refused", code=InvalidArgument.code, reply=msg.reply[:MAX_LOGGED])
             return
         if self._num_open >= self._max_open:
             await self._refuse(msg)
