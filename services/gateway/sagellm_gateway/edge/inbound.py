@@ -1,7 +1,7 @@
 """What comes in from the bus: each subject becomes events of the core."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -42,7 +42,7 @@ class Inbound:
         self._executor = executor
         self._directory = directory
         self._tasks = tasks
-        self._stops: list[Callable[[], object]] = []
+        self._stops: list[Callable[[], Awaitable[None]]] = []
 
     async def start(self) -> None:
         """Subscribe and read who leads and which engines there are; returns once the server has it all."""
@@ -55,14 +55,16 @@ class Inbound:
         await self._subscribe_cancel(subjects.cancel("*"))
         leader = await bus.bucket(subjects.bucket("leader"), ttl_s=LEADER_TTL_S)
         engines = await bus.bucket(subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
-        self._leader = await leader.follow(Leader, self._on_leader, self._on_no_leader, resync_s=1.0)
-        self._engines = await engines.follow(EngineRegistration, self._directory.put, self._directory.gone)
+        leading = await leader.follow(Leader, self._on_leader, self._on_no_leader, resync_s=1.0)
+        self._stops.append(leading.stop)
+        registered = await engines.follow(EngineRegistration, self._directory.put, self._directory.gone)
+        self._stops.append(registered.stop)
         await bus.flush()
 
     async def stop(self) -> None:
         """Stop following; the subscriptions end with the bus."""
-        await self._leader.stop()
-        await self._engines.stop()
+        for stop in self._stops:
+            await stop()
 
     def _on_frame(self, frame: TokenFrame, received: Received) -> None:
         actions = self._core.take(frame.items, time.monotonic(), (frame.engine_id, frame.incarnation))

@@ -60,6 +60,7 @@ class GatewayService:
         self._unread: set[TokenStream] = set()
         self._num_preparing = 0
         self._bus_up_at: float | None = None
+        self._micro: MicroService | None = None
 
     async def start(self) -> None:
         """Subscribe, learn leader and engines, begin to send heartbeats."""
@@ -89,9 +90,10 @@ class GatewayService:
         await asyncio.sleep(0)
 
     async def stop(self) -> None:
-        """Let go of the bus and of all threads; `drain` comes first."""
+        """Let go of the bus and of all threads, however far the start came; `drain` comes first."""
         await self._inbound.stop()
-        await self._micro.stop()
+        if self._micro is not None:
+            await self._micro.stop()
         await self._texts.close()
         await self._tasks.close()
         self._threads.shutdown(wait=True)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sagellm_common.bus.tracing import continued
-from sagellm_common.errors import SageError, as_sage_error
+from sagellm_common.errors import DeadlineExceeded, SageError, as_sage_error
 from sagellm_gateway.generation.api import Gateway, Generation
 from sagellm_gateway.http.batch import submit_all
 from sagellm_gateway.http.body import read_body
@@ -42,12 +42,14 @@ class Answer(Response):
         super().__init__()
         self._gateway, self._api, self._max_body_bytes = gateway, api, max_body_bytes
         self._request_id: str | None = None
+        self._is_read = False
         self._is_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = Headers(scope=scope)
             body = await read_body(headers, receive, self._max_body_bytes)
+            self._is_read = True
             async with cancelled_on_disconnect(receive):
                 with continued(headers):
                     await self._answer(self._api.plan(body, headers), send)
@@ -96,4 +98,6 @@ class Answer(Response):
             event = b"data: " + error_body(known) + b"\n\n"
             await send({"type": "http.response.body", "body": event})
         else:
-            await send_error(send, known, self._request_id)
+            # A client that sends too slowly would go on to do so.
+            is_slow = isinstance(known, DeadlineExceeded) and not self._is_read
+            await send_error(send, known, self._request_id, close=is_slow)

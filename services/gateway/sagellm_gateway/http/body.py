@@ -1,5 +1,6 @@
 """Reading a request's body and headers; nothing of a body beyond the limit is kept."""
 
+import asyncio
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -8,9 +9,10 @@ from starlette.types import Receive
 
 from sagellm_common.codec import validation_error
 from sagellm_common.contracts.slo import Slo
-from sagellm_common.errors import Cancelled, InvalidArgument, PayloadTooLarge
+from sagellm_common.errors import Cancelled, DeadlineExceeded, InvalidArgument, PayloadTooLarge
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+BODY_TIMEOUT_S = 30.0
 _SLO_HEADERS = {"ttft_ms": "x-slo-ttft-ms", "itl_ms": "x-slo-itl-ms", "deadline_ms": "x-slo-deadline-ms"}
 
 M = TypeVar("M", bound=BaseModel)
@@ -19,12 +21,20 @@ M = TypeVar("M", bound=BaseModel)
 async def read_body(headers: Headers, receive: Receive, limit_bytes: int) -> bytes:
     """Read the whole body.
 
-    Raises PayloadTooLarge as soon as more than `limit_bytes` are announced or have come, and Cancelled when the
-    client goes away before the end.
+    Raises PayloadTooLarge as soon as more than `limit_bytes` are announced or have come, DeadlineExceeded when the
+    end has not come after `BODY_TIMEOUT_S`, and Cancelled when the client goes away before.
     """
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read(receive, limit_bytes)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the body was not complete after {BODY_TIMEOUT_S:g} s") from error
+
+
+async def _read(receive: Receive, limit_bytes: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()

@@ -46,9 +46,11 @@ def error_response(error: SageError, status: int | None = None) -> Response:
     return response
 
 
-async def send_error(send: Send, error: SageError, request_id: str | None = None) -> None:
-    """Answer with an error; nothing has been sent before."""
+async def send_error(send: Send, error: SageError, request_id: str | None = None, *, close: bool = False) -> None:
+    """Answer with an error, nothing having been sent before; `close` ends the connection too."""
     body = error_body(error)
     headers = [*error_headers(error, request_id), (b"content-length", str(len(body)).encode())]
+    if close:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,7 +1,9 @@
 """Bad input and refusals: each a clear typed error in OpenAI's shape, and the next request is served."""
 
+import asyncio
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -17,6 +19,7 @@ from sagellm_common.errors import (
     Unavailable,
 )
 from sagellm_gateway.generation.api import Delta
+from sagellm_gateway.http import body as reading
 from sagellm_gateway.http.app import create_app
 from sagellm_gateway.http.body import MAX_BODY_BYTES
 from support.fake_gateway import FakeGateway, tokens
@@ -224,3 +227,16 @@ async def test_what_does_not_exist_has_the_same_shape(http: httpx.AsyncClient) -
         assert reply.status_code == status
         assert reply.headers["content-type"] == "application/json"
         assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_a_body_that_never_ends_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a body is answered once its time is over, with the typed error, and its connection is closed."""
+    monkeypatch.setattr(reading, "BODY_TIMEOUT_S", 0.1)
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    writer.write(b'POST /v1/completions HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\n{"prompt": ')
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 504")
+    assert b'"code":"deadline_exceeded"' in answer
