@@ -7,8 +7,8 @@ from opentelemetry import context, propagate, trace
 
 
 def inject(headers: dict[str, str]) -> None:
-    """Write the current trace context into `headers`, if there is one."""
-    if trace.get_current_span().get_span_context().is_valid:
+    """Write the current trace context into `headers`, if there is one; a context that the sender named stays."""
+    if "traceparent" not in headers and trace.get_current_span().get_span_context().is_valid:
         propagate.inject(headers)
 
 
