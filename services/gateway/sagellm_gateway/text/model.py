@@ -13,6 +13,11 @@ from sagellm_gateway.text.token_bytes import TokenBytes
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+# The library's `encode` keeps the interpreter's lock to the end, so that no thread helps: a million characters would
+# stop every stream for 2.5 s. A batch lets go of it, but waits for the library's own threads, which long prompts may
+# hold; so texts that take less than a few milliseconds go the other way.
+LONG_CHARS = 4000
+
 
 class TextModel:
     """Text to tokens and back for one model; immutable, and safe to use from several threads."""
@@ -60,7 +65,11 @@ class TextModel:
         rendered chats, whose template writes it. Raises `InvalidArgument` for text that is not valid Unicode.
         """
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
+            if len(text) <= LONG_CHARS:
+                encoding = self._tokenizer.encode(text, add_special_tokens=add_special)
+            else:
+                (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special)
+            ids: list[int] = encoding.ids
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidArgument("the text is not valid Unicode (it holds a lone surrogate)") from error
         return ids
