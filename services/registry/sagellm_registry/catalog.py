@@ -1,6 +1,7 @@
 """Keeping the bucket `models` true: one card per model that is here."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -15,10 +16,13 @@ log = structlog.get_logger(__name__)
 
 
 class Catalog:
-    """Publishes the cards of a store's models, and takes back those of models that are gone."""
+    """Publishes the cards of a store's models, and takes back those of models that are gone.
 
-    def __init__(self, bucket: Bucket, store: ModelStore) -> None:
-        self._bucket, self._store = bucket, store
+    `reopen` opens the bucket anew, since it may have gone with the server's storage.
+    """
+
+    def __init__(self, bucket: Bucket, reopen: Callable[[], Awaitable[Bucket]], store: ModelStore) -> None:
+        self._bucket, self._reopen, self._store = bucket, reopen, store
         self._published: dict[str, ModelCard] = {}
         self._turn = asyncio.Lock()
 
@@ -28,6 +32,15 @@ class Catalog:
         for key, card in (await self._bucket.read_all(ModelCard)).items():
             if root in Path(card.path).parents:
                 self._published[key] = card
+
+    async def restore(self) -> None:
+        """Write every card again if the bucket has been made anew; raises Unavailable."""
+        async with self._turn:
+            bucket = await self._reopen()
+            if bucket.created_ns != self._bucket.created_ns:
+                self._published.clear()
+            self._bucket = bucket
+        await self.sync()
 
     async def sync(self) -> int:
         """Write what has changed, remove what is gone; returns how many models there are."""

@@ -10,7 +10,8 @@ from typing import TypeVar
 import structlog
 from opentelemetry import trace
 
-from sagellm_common.bus import Bus, MicroService, Received, tracing
+from sagellm_common.bus import Bucket, Bus, MicroService, Received, tracing
+from sagellm_common.bus.restoring import after_reconnect
 from sagellm_common.codec import M
 from sagellm_common.contracts.base import Message
 from sagellm_common.contracts.events import ModelEvent, RequestEvent
@@ -50,9 +51,10 @@ class RegistryService:
 
     async def start(self) -> None:
         """Publish the cards and serve; on return the endpoints stand."""
-        self._catalog = Catalog(await self._bus.bucket(self._bus.settings.subjects.bucket("models")), self._store)
+        self._catalog = Catalog(await self._open_bucket(), self._open_bucket, self._store)
         await self._catalog.adopt()
         self._metrics.models.set(await self._catalog.sync())
+        after_reconnect(self._bus, "model cards", self._catalog.restore)
         metadata = {"id": self._id, "pid": str(os.getpid())}
         self._micro = await MicroService.start(self._bus, "registry", "models and their files", metadata)
         await self._serve("list", ListQuery, self._list)
@@ -73,6 +75,9 @@ class RegistryService:
         await asyncio.gather(self._rescans, return_exceptions=True)
         await self._micro.stop()
         await self._downloads.close()
+
+    async def _open_bucket(self) -> Bucket:
+        return await self._bus.bucket(self._bus.settings.subjects.bucket("models"))
 
     async def _serve(self, verb: str, request: type[M], answer: Callable[[M], Awaitable[Reply]]) -> None:
         async def handle(message: M, received: Received) -> Reply:

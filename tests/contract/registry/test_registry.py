@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nats.errors
+import nats.js.errors
 import pytest
 
 from sagellm_common.bus import Bus
@@ -333,3 +335,26 @@ async def _crash_in_a_download(bus: Bus, site: Site) -> None:
     assert await asyncio.to_thread(site.hub.asked.wait, 30)
     process.kill()
     held.set()
+
+
+async def test_a_server_that_lost_its_storage_gets_the_cards_again(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """When the bucket is gone with the server's disk the registry makes it anew and writes its cards into it."""
+    settings = BusSettings(nats_url=own_nats_server.url, deployment="lost")
+    bus = await Bus.connect(settings, "test")
+
+    async def has_card() -> bool:
+        try:
+            bucket = await bus.client.jetstream().key_value(settings.subjects.bucket("models"))
+            return bool((await bucket.get(encode_token("mine"))).value)
+        except (nats.js.errors.Error, nats.errors.Error):
+            return False
+
+    with _site(settings, tmp_path / "site") as site:
+        await site.start().up(bus)
+        await eventually_async(has_card, 20, "the card")
+        own_nats_server.kill()
+        shutil.rmtree(own_nats_server.store)
+        own_nats_server.start()
+        await eventually(lambda: bus.is_connected and bus.reconnects == 1, 20, "the server again")
+        await eventually_async(has_card, 30, "the card, again")
+    await bus.close()

@@ -3,13 +3,17 @@
 import shutil
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import nats.errors
 import nats.js.errors
 import pytest
 
 from sagellm_common.bus import Bus
+from sagellm_common.codec import decode
+from sagellm_common.contracts.policy import Policy, PolicyChange, PolicyReply
 from sagellm_common.contracts.scheduling import OpenRequest
+from sagellm_common.errors import SageError
 from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
 from support.processes import Services
@@ -146,6 +150,80 @@ async def test_a_server_that_lost_its_storage_has_a_leader_again(
     await eventually_async(lambda: _has_leader(bus), 20)
     assert process.log_text().count("leadership_gained") == 2
     await bus.close()
+
+
+async def test_a_server_that_lost_its_storage_gets_records_and_policy_again(
+    own_nats_server: NatsServer, services: Services
+) -> None:
+    """Decisions of before are in the stream again, from the leader's memory, those of after too; the policy stays."""
+    settings = BusSettings(nats_url=own_nats_server.url, deployment="lost")
+    bus = await Bus.connect(settings, "test")
+    process = services.start("scheduler", settings, scheduler_id="s1")
+    await process.up(bus)
+    async with Surroundings.on(bus) as around:
+        around.engine("e1")
+        await around.ready("s1")
+        await _set_queue(bus, "priority")
+        await around.gateway.submit("s1", "before")
+        await around.gateway.assignment("before")
+        await eventually_async(lambda: _is_stored(bus, "before"), what="the record of before")
+        own_nats_server.kill()
+        shutil.rmtree(own_nats_server.store)
+        own_nats_server.start()
+        await eventually(lambda: bus.is_connected and bus.reconnects == 1, 20, "the server again")
+        await eventually_async(lambda: _is_stored(bus, "before"), 30, "the record of before, again")
+        await eventually_async(lambda: _has_policy(bus, "priority"), 30, "the policy, again")
+        await around.leader()
+        await around.ready("s1")
+        await around.gateway.submit("s1", "after")
+        await around.gateway.assignment("after")
+        await eventually_async(lambda: _is_stored(bus, "after"), 20, "the record of after")
+        await _set_queue(bus, "fifo")
+        await eventually_async(lambda: _has_policy(bus, "fifo"), 20, "a new policy")
+    await bus.close()
+
+
+async def test_a_deleted_stream_of_decisions_is_made_anew(
+    services: Services, around: Surroundings, bus_settings: BusSettings
+) -> None:
+    """When an operator deletes the stream, the next decision makes the scheduler create it, with all it remembers."""
+    around.engine("e1", max_num_seqs=64)
+    process = services.start("scheduler", bus_settings, scheduler_id="s1")
+    await process.up(around.bus)
+    await around.ready("s1")
+    await around.gateway.submit("s1", "before")
+    await around.gateway.assignment("before")
+    await around.bus.client.jetstream().delete_stream(bus_settings.subjects.stream("decisions"))
+    await around.gateway.submit("s1", "after")
+    await around.gateway.assignment("after")
+    for request_id in ("before", "after"):
+        await eventually_async(partial(_is_stored, around.bus, request_id), 20, f"the record of {request_id}")
+
+
+async def _is_stored(bus: Bus, request_id: str) -> bool:
+    """Whether the stream itself has a record about a request."""
+    subjects = bus.settings.subjects
+    try:
+        await bus.client.jetstream().get_last_msg(subjects.stream("decisions"), subjects.decision(request_id))
+    except (nats.js.errors.Error, nats.errors.Error):
+        return False
+    return True
+
+
+async def _set_queue(bus: Bus, queue: str) -> None:
+    reply = await bus.request(bus.settings.subjects.policy, PolicyChange(queue=queue), PolicyReply)
+    assert reply.policy.queue == queue
+
+
+async def _has_policy(bus: Bus, queue: str) -> bool:
+    """Whether the bucket itself names a queue policy, and the scheduler the same; nothing is created by looking."""
+    try:
+        bucket = await bus.client.jetstream().key_value(bus.settings.subjects.bucket("policy"))
+        kept = decode(Policy, (await bucket.get("scheduler")).value or b"")
+        live = await bus.request(bus.settings.subjects.policy, PolicyChange(), PolicyReply)
+    except (nats.js.errors.Error, nats.errors.Error, SageError):
+        return False
+    return kept.queue == live.policy.queue == queue
 
 
 async def _has_leader(bus: Bus) -> bool:

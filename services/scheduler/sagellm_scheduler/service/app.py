@@ -8,6 +8,7 @@ import time
 import structlog
 
 from sagellm_common.bus import Bucket, Bus, MicroService, Received
+from sagellm_common.bus.restoring import after_reconnect
 from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
 from sagellm_common.contracts.engines import EngineRegistration
@@ -70,7 +71,10 @@ class Scheduler:
         lease, engines, policies = await self._open_buckets()
         self._archive = await Archive.open(self._bus)
         self._outbox = Outbox(self._bus, self._archive)
-        self._policy = LivePolicy(self._settings, policies, lambda change: self._conductor.feed(change))
+        self._policy = LivePolicy(
+            self._settings, policies, self._open_policies, lambda change: self._conductor.feed(change)
+        )
+        after_reconnect(self._bus, policies.name, self._policy.restore)
         self._conductor = Conductor(self._settings, self._bus, self._outbox, self._metrics, self._policy)
         leader = Leader(scheduler_id=self._settings.scheduler_id, started_at=time.time())
         self._lease = LeaseHolder(lease, self._open_lease, leader, self._gained, self._lost)
@@ -97,11 +101,14 @@ class Scheduler:
         return (
             await self._open_lease(),
             await self._bus.bucket(name("engines"), ttl_s=ENGINES_TTL_S),
-            await self._bus.bucket(name("policy")),
+            await self._open_policies(),
         )
 
     async def _open_lease(self) -> Bucket:
         return await self._bus.bucket(self._subjects.bucket("leader"), ttl_s=LeaseConfig().ttl_s)
+
+    async def _open_policies(self) -> Bucket:
+        return await self._bus.bucket(self._subjects.bucket("policy"))
 
     async def _subscribe(self) -> None:
         bus, subjects = self._bus, self._subjects

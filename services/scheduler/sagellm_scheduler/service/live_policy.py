@@ -1,12 +1,12 @@
 """The live policy: set by the settings, changed over the bus, kept in the bucket `policy` for all schedulers."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from sagellm_common.bus import Bucket, Received
 from sagellm_common.contracts.policy import Policy, PolicyChange, PolicyReply
-from sagellm_common.errors import SageError
+from sagellm_common.errors import SageError, Unavailable
 from sagellm_scheduler.core.events import PolicyChanged
 from sagellm_scheduler.queueing.policy import QUEUE_POLICIES, QueuePolicy
 from sagellm_scheduler.routing.router import ROUTERS, Router
@@ -20,10 +20,17 @@ class LivePolicy:
     """Answers the policy endpoint and applies what the bucket says.
 
     Over the bus only known names and the one from the settings may be chosen: no class is loaded by a message.
+    `reopen` opens the bucket anew, since it may have gone with the server's storage.
     """
 
-    def __init__(self, settings: SchedulerSettings, bucket: Bucket, apply: Callable[[PolicyChanged], None]) -> None:
-        self._bucket, self._apply = bucket, apply
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        bucket: Bucket,
+        reopen: Callable[[], Awaitable[Bucket]],
+        apply: Callable[[PolicyChanged], None],
+    ) -> None:
+        self._bucket, self._reopen, self._apply = bucket, reopen, apply
         self._default = Policy(queue=settings.queue_policy, router=settings.router)
         self._queue: QueuePolicy = QUEUE_POLICIES.make(settings.queue_policy, dotted=True)
         self._router: Router = ROUTERS.make(settings.router, dotted=True)
@@ -53,9 +60,24 @@ class LivePolicy:
         wanted = Policy(queue=change.queue or self.current.queue, router=change.router or self.current.router)
         if wanted != self.current:
             self._made(wanted)
-            await self._bucket.put(KEY, wanted)
+            await self._put(wanted)
             self._change(wanted)
         return PolicyReply(policy=self.current, known_queues=self._known_queues(), known_routers=self._known_routers())
+
+    async def _put(self, policy: Policy) -> None:
+        try:
+            await self._bucket.put(KEY, policy)
+        except Unavailable:
+            self._bucket = await self._reopen()
+            await self._bucket.put(KEY, policy)
+
+    async def restore(self) -> None:
+        """Write the live policy again if the bucket has been made anew; raises Unavailable."""
+        policy, created_ns = self.current, self._bucket.created_ns
+        bucket = await self._reopen()
+        if bucket.created_ns != created_ns and policy != self._default:
+            await bucket.put(KEY, policy)
+        self._bucket = bucket
 
     def _change(self, policy: Policy) -> None:
         if policy == self.current:
