@@ -1,6 +1,7 @@
 """Which engines are registered, and which models they serve."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.errors import InvalidArgument, NotFound, Unavailable
@@ -9,35 +10,57 @@ from sagellm_gateway.generation.api import ServedModel
 MAX_LISTED = 8
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What a model's text side depends on: its name and the kinds of engines, each a backend and a kind."""
+
+    model: str
+    kinds: frozenset[tuple[str, str]]
+
+    @property
+    def is_mock(self) -> bool:
+        """Whether only mock engines serve the model."""
+        return all(backend == "mock" for backend, _ in self.kinds)
+
+
 class EngineDirectory:
     """Registered engines by key; fed from the followed bucket."""
 
-    def __init__(self, default_model: str | None, on_model: Callable[[str, bool], None]) -> None:
-        """`on_model` gets every new model, and whether mock engines serve it."""
+    def __init__(self, default_model: str | None, on_model: Callable[[ModelSource], None]) -> None:
+        """`on_model` gets every new model, and again whenever the kinds of engines that serve it change."""
         self._default = default_model
         self._on_model = on_model
         self._engines: dict[str, EngineRegistration] = {}
-        self._seen: set[str] = set()
+        self._seen: dict[str, ModelSource] = {}
 
     def put(self, key: str, engine: EngineRegistration) -> None:
         """Note an engine, or what has changed about it."""
+        before = self._engines.get(key)
         self._engines[key] = engine
-        for model in engine.models:
-            if model not in self._seen:
-                self._seen.add(model)
-                self._on_model(model, engine.backend == "mock")
+        if before is None or _served_as(before) != _served_as(engine):
+            self._tell({*engine.models, *(before.models if before else ())})
 
     def gone(self, key: str) -> None:
         """Forget an engine."""
-        self._engines.pop(key, None)
+        engine = self._engines.pop(key, None)
+        if engine is not None:
+            self._tell(set(engine.models))
+
+    def _tell(self, models: set[str]) -> None:
+        for model in sorted(models):
+            source = self.source(model)
+            if source.kinds and self._seen.get(model) != source:
+                self._seen[model] = source
+                self._on_model(source)
 
     @property
     def has_ready_engine(self) -> bool:
         return any(engine.state == "ready" for engine in self._engines.values())
 
-    def is_mock(self, model: str) -> bool:
-        """Whether only mock engines serve a model."""
-        return all(engine.backend == "mock" for engine in self._engines.values() if model in engine.models)
+    def source(self, model: str) -> ModelSource:
+        """Return which kinds of engines serve a model now."""
+        engines = [engine for engine in self._engines.values() if model in engine.models]
+        return ModelSource(model, frozenset((engine.backend, engine.kind) for engine in engines))
 
     def models(self) -> list[ServedModel]:
         """Return the models that engines serve now, by id."""
@@ -69,6 +92,10 @@ class EngineDirectory:
         if not models:
             raise Unavailable("no engine is registered at the moment; try again later", retry_after_s=1.0)
         return next(iter(models))
+
+
+def _served_as(engine: EngineRegistration) -> tuple[tuple[str, ...], str, str]:
+    return engine.models, engine.backend, engine.kind
 
 
 def _listed(models: list[str]) -> str:

@@ -1,7 +1,10 @@
 """Text models of the served models: files found through the registry, loaded once, off the event loop."""
 
 import asyncio
+import math
+import time
 from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,49 +13,102 @@ import structlog
 from sagellm_common.bus import Bus
 from sagellm_common.contracts.registry import ModelCard, ModelQuery, ModelReply
 from sagellm_common.errors import NotFound, SageError, Unavailable
+from sagellm_gateway.edge.directory import ModelSource
 from sagellm_gateway.text.model import TextModel
 
 log = structlog.get_logger(__name__)
 RESOLVE_TIMEOUT_S = 5.0
+ASK_AGAIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A text side; the folder and revision that it was read from, none for the built-in one; until when it counts."""
+
+    origin: tuple[str, str] | None
+    texts: TextModel
+    good_until: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """The newest load of one model, and for which kinds of engines it is."""
+
+    source: ModelSource
+    load: asyncio.Task[_Loaded]
+
+    def is_good_for(self, source: ModelSource) -> bool:
+        """Whether to wait for this load, or take what it gave."""
+        if self.source != source or not self.load.done():
+            return self.source == source
+        is_failed = self.load.cancelled() or self.load.exception() is not None
+        return not is_failed and time.monotonic() < self.load.result().good_until
 
 
 class TextModels:
-    """Cache of text models; several requests for one model wait for one load, a failed load is tried again."""
+    """Cache of text models; several requests for one model wait for one load, a failed load is tried again.
+
+    When other kinds of engines come to serve a model, the registry is asked again: a mock engine's tokenizer makes
+    way for the real one, and an older revision for a newer. Files that are the same are not read again.
+    """
 
     def __init__(self, bus: Bus, threads: Executor) -> None:
         self._bus = bus
         self._threads = threads
-        self._loads: dict[str, asyncio.Task[TextModel]] = {}
+        self._entries: dict[str, _Entry] = {}
+        self._loads: set[asyncio.Task[_Loaded]] = set()
+        self._loaded: dict[str, _Loaded] = {}
 
-    async def get(self, model: str, *, is_mock: bool) -> TextModel:
+    async def get(self, source: ModelSource) -> TextModel:
         """Return a model's text side; raises NotFound, Unavailable, or what is wrong with its files."""
-        load = self._loads.get(model)
-        if load is None or (load.done() and (load.cancelled() or load.exception() is not None)):
-            load = self._loads[model] = asyncio.create_task(self._load(model, is_mock))
-        return await asyncio.shield(load)
+        entry = self._entries.get(source.model)
+        if entry is None or not entry.is_good_for(source):
+            entry = self._entries[source.model] = _Entry(source, self._start(source))
+        return (await asyncio.shield(entry.load)).texts
 
-    async def prefetch(self, model: str, *, is_mock: bool) -> None:
+    async def prefetch(self, source: ModelSource) -> None:
         """Load a model before the first request asks for it; a failure is logged and left to that request."""
         try:
-            await self.get(model, is_mock=is_mock)
+            await self.get(source)
         except SageError as error:
-            log.warning("text_model_not_loaded", model=model, code=error.code, error=error.message)
+            log.warning("text_model_not_loaded", model=source.model, code=error.code, error=error.message)
 
     async def close(self) -> None:
         """Wait for loads under way, so that no thread outlives the event loop."""
-        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        await asyncio.gather(*self._loads, return_exceptions=True)
 
-    async def _load(self, model: str, is_mock: bool) -> TextModel:
-        path = await self._find(model, is_mock)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, TextModel.load, path)
+    def _start(self, source: ModelSource) -> asyncio.Task[_Loaded]:
+        load = asyncio.create_task(self._load(source))
+        self._loads.add(load)
+        load.add_done_callback(self._loads.discard)
+        return load
 
-    async def _find(self, model: str, is_mock: bool) -> Path:
+    async def _load(self, source: ModelSource) -> _Loaded:
+        before = self._loaded.get(source.model)
         try:
-            return Path((await self._resolve(model)).path)
-        except (NotFound, Unavailable):
-            if not is_mock:
-                raise
-            return builtin_model()
+            card = await self._resolve(source.model)
+            loaded = await self._read(before, (card.path, card.revision), Path(card.path))
+        except Unavailable as error:
+            if before is not None and before.origin is not None:
+                log.warning("text_model_not_refreshed", model=source.model, error=error.message)
+                return replace(before, good_until=time.monotonic() + ASK_AGAIN_S)
+            loaded = await self._fall_back(source, before, error)
+        except NotFound as error:
+            loaded = await self._fall_back(source, before, error)
+        self._loaded[source.model] = loaded
+        return loaded
+
+    async def _fall_back(self, source: ModelSource, before: _Loaded | None, error: SageError) -> _Loaded:
+        """Read the built-in model, for mock engines alone."""
+        if not source.is_mock:
+            raise error
+        return await self._read(before, None, builtin_model())
+
+    async def _read(self, before: _Loaded | None, origin: tuple[str, str] | None, path: Path) -> _Loaded:
+        if before is not None and before.origin == origin:
+            return before
+        texts = await asyncio.get_running_loop().run_in_executor(self._threads, TextModel.load, path)
+        return _Loaded(origin, texts)
 
     async def _resolve(self, model: str) -> ModelCard:
         subject = self._bus.settings.subjects.registry("resolve")

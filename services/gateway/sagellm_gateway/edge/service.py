@@ -20,7 +20,7 @@ from sagellm_gateway.core import events as ev
 from sagellm_gateway.core.config import CoreConfig
 from sagellm_gateway.core.lifecycle import GatewayCore
 from sagellm_gateway.core.request import FOREVER, Request
-from sagellm_gateway.edge.directory import EngineDirectory
+from sagellm_gateway.edge.directory import EngineDirectory, ModelSource
 from sagellm_gateway.edge.executor import Executor
 from sagellm_gateway.edge.figures import phase_event
 from sagellm_gateway.edge.inbound import Inbound
@@ -127,7 +127,7 @@ class GatewayService:
         model = self._directory.find(request.model)
         self._num_preparing += 1
         try:
-            texts = await self._texts.get(model.id, is_mock=self._directory.is_mock(model.id))
+            texts = await self._texts.get(self._directory.source(model.id))
             prepared = await self._prepare(request, texts, model.max_model_len)
         finally:
             self._num_preparing -= 1
@@ -235,8 +235,8 @@ class GatewayService:
         if outcome.error is not None:
             log.info("request_ended", request_id=submit.request_id, phase=outcome.phase, **outcome.error.to_dict())
 
-    def _on_model(self, model: str, is_mock: bool) -> None:
-        self._tasks.spawn(self._texts.prefetch(model, is_mock=is_mock))
+    def _on_model(self, source: ModelSource) -> None:
+        self._tasks.spawn(self._texts.prefetch(source))
 
     # time
 

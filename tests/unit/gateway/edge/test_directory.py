@@ -29,7 +29,7 @@ def engine(name: str, *models: str, context: int = 100, backend: str = "cpu") ->
 
 def make(default: str | None = None, *engines: EngineRegistration) -> EngineDirectory:
     """A directory of engines."""
-    directory = EngineDirectory(default, lambda model, is_mock: None)
+    directory = EngineDirectory(default, lambda source: None)
     for registration in engines:
         directory.put(registration.engine_id, registration)
     return directory
@@ -63,13 +63,20 @@ def test_unknown_and_absent_models_are_told_apart() -> None:
         make().find("m")
 
 
-def test_each_new_model_is_told_once() -> None:
-    """Renewed registrations do not load a model again."""
-    seen: list[tuple[str, bool]] = []
-    directory = EngineDirectory(None, lambda model, is_mock: seen.append((model, is_mock)))
+def test_a_model_is_told_anew_when_other_kinds_of_engines_serve_it() -> None:
+    """Renewed registrations load nothing again; a real engine beside a mock one, and the mock one's end, do."""
+    seen: list[tuple[str, bool, int]] = []
+    directory = EngineDirectory(None, lambda source: seen.append((source.model, source.is_mock, len(source.kinds))))
     for _ in range(2):
         directory.put("a", engine("a", "m", backend="mock"))
-    assert seen == [("m", True)]
+    assert seen == [("m", True, 1)]
+    directory.put("b", engine("b", "m"))
+    directory.put("c", engine("c", "m"))
+    assert seen[1:] == [("m", False, 2)]
+    directory.gone("a")
+    directory.gone("b")
+    directory.gone("c")
+    assert seen[2:] == [("m", False, 1)]
 
 
 def test_open_requests_are_split_by_size() -> None:

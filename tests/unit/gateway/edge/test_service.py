@@ -12,7 +12,7 @@ from sagellm_common.contracts.generate import GenerateRequest
 from sagellm_common.errors import ResourceExhausted
 from sagellm_gateway.core.actions import Action
 from sagellm_gateway.core.lifecycle import GatewayCore
-from sagellm_gateway.edge.directory import EngineDirectory
+from sagellm_gateway.edge.directory import EngineDirectory, ModelSource
 from sagellm_gateway.edge.models import TextModels
 from sagellm_gateway.edge.service import GatewayService
 from sagellm_gateway.generation.api import ServedModel
@@ -23,7 +23,7 @@ from support.wait import eventually
 async def test_requests_that_are_being_prepared_count_as_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """While tokenizing takes its time no more requests are held than allowed; the next is refused at once."""
 
-    async def never(self: TextModels, model: str, *, is_mock: bool) -> None:
+    async def never(self: TextModels, source: ModelSource) -> None:
         await asyncio.Event().wait()
 
     def found(self: EngineDirectory, name: Any) -> ServedModel:
