@@ -21,7 +21,7 @@ from benchmarks.machine import cpu_seconds
 from benchmarks.stack import load, memory, pids, running
 from sagellm.launcher.stack import Stack
 from sagellm_common.bus import Bus, Received
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.events import RequestEvent
 from sagellm_common.settings import BusSettings
 
@@ -88,7 +88,7 @@ def host(first: int, count: int) -> None:
 
 async def registered(bus: Bus, count: int) -> float:
     """Return the seconds until so many engines are registered."""
-    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=10)
+    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
     began = time.monotonic()
     while len(await bucket.read_all(EngineRegistration)) < count:
         if time.monotonic() - began > START_TIMEOUT_S:

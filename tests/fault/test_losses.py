@@ -10,7 +10,7 @@ import pytest
 
 from sagellm_common.bus import Bus
 from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
-from sagellm_common.contracts.policy import Leader
+from sagellm_common.contracts.policy import LEADER_TTL_S, Leader
 from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
 from support.stack import LocalStack
@@ -117,7 +117,7 @@ async def test_a_sampled_stream_of_the_built_in_model_goes_on_with_the_same_toke
 
 async def _leader(bus: Bus) -> str:
     """The id of the scheduler that holds the lease, empty if none does."""
-    bucket = await bus.bucket(bus.settings.subjects.bucket("leader"), ttl_s=2)
+    bucket = await bus.bucket(bus.settings.subjects.bucket("leader"), ttl_s=LEADER_TTL_S)
     entry = await bucket.get(Leader, "scheduler")
     return "" if entry is None else entry[0].scheduler_id
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sagellm_common.bus import Bus, Received
 from sagellm_common.contracts.dispatch import Ack, ControlReply, ControlRequest, Dispatch, DispatchReply, ResendRequest
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.frames import TokenFrame, TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest
 from sagellm_common.contracts.reports import EngineReport, Gauges, Progress
@@ -174,7 +174,7 @@ class EnginePeer:
 
     async def registered_as(self, state: str) -> None:
         """Return once the engine's registration shows a state."""
-        bucket = await self.bus.bucket(self.subjects.bucket("engines"), ttl_s=10)
+        bucket = await self.bus.bucket(self.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
         key = encode_token(self.engine.engine_id)
 
         async def shows() -> bool:

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from sagellm_common.bus import Bus, Received
 from sagellm_common.codec import JSON, content_type_of, decode
 from sagellm_common.contracts.dispatch import Ack, Dispatch, DispatchReply, ResendRequest
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.events import END_PHASES, RequestEvent
 from sagellm_common.contracts.frames import TokenFrame, TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest, GenerateReply
@@ -60,7 +60,7 @@ class PlayedEngine:
         await self.bus.serve(subjects.engine_resend(engine_id), ResendRequest, self._resend)
         await self.bus.subscribe(subjects.engine_ack(engine_id), Ack, lambda ack, _: self.acks.extend(ack.requests))
         await self.bus.flush()
-        self._bucket = await self.bus.bucket(subjects.bucket("engines"), ttl_s=10)
+        self._bucket = await self.bus.bucket(subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
         await self.register(max_model_len)
 
     async def register(self, max_model_len: int = 256) -> None:

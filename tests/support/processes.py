@@ -23,7 +23,7 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from sagellm_common.bus import Bus
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.settings import BusSettings
 from sagellm_common.subjects import encode_token
 
@@ -91,7 +91,7 @@ class ServiceProcess:
 
     async def registered(self, bus: Bus, timeout_s: float = START_TIMEOUT_S) -> EngineRegistration:
         """Return the entry of this engine process in the bucket `engines`, once it is there."""
-        bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=10)
+        bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
         key = encode_token(self.env["SAGELLM_ENGINE_ID"])
         deadline = time.monotonic() + timeout_s
         while True:

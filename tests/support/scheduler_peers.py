@@ -8,9 +8,9 @@ from typing import Any
 
 from sagellm_common.bus import Bucket, Bus, Received
 from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.events import RequestEvent
-from sagellm_common.contracts.policy import Leader
+from sagellm_common.contracts.policy import LEADER_TTL_S, Leader
 from sagellm_common.contracts.scheduling import (
     Assignment,
     GatewayHeartbeat,
@@ -44,7 +44,7 @@ class FakeEngine:
 
     async def run(self) -> None:
         """Report ten times a second and renew the registration, while `is_reporting`."""
-        bucket = await self.bus.bucket(self.bus.settings.subjects.bucket("engines"), ttl_s=10)
+        bucket = await self.bus.bucket(self.bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
         await self.register(bucket)
         for count in itertools.count():
             with suppress(SageError):  # the bus may be gone for a while in a test
@@ -141,7 +141,7 @@ class Surroundings:
 
     async def leader(self, *, other_than: str = "", timeout_s: float = 10.0) -> str:
         """Wait for a leader and return its id."""
-        bucket = await self.bus.bucket(self.bus.settings.subjects.bucket("leader"), ttl_s=2)
+        bucket = await self.bus.bucket(self.bus.settings.subjects.bucket("leader"), ttl_s=LEADER_TTL_S)
         found: list[str] = []
         async with asyncio.timeout(timeout_s):
             while not found:

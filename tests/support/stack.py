@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from sagellm_common.bus import Bus
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.nats_server import free_port
 from sagellm_common.settings import BusSettings
 from support.processes import ServiceProcess, Services
@@ -67,7 +67,7 @@ class LocalStack:
             return True
         bus = await Bus.connect(self.settings, "stack")
         try:
-            bucket = await bus.bucket(self.settings.subjects.bucket("engines"), ttl_s=10)
+            bucket = await bus.bucket(self.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
             return len(await bucket.read_all(EngineRegistration)) >= engines
         finally:
             await bus.close()

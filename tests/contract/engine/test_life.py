@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sagellm_common.bus import Bus, Received
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.registry import ModelQuery, ModelReply
 from sagellm_common.errors import NotFound
 from sagellm_common.nats_server import NatsServer, free_port
@@ -34,7 +34,7 @@ VLLM_FAMILIES = (
 
 
 async def _registration(bus: Bus, engine_id: str) -> EngineRegistration | None:
-    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=10)
+    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
     found = await bucket.get(EngineRegistration, encode_token(engine_id))
     return None if found is None else found[0]
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sagellm_common.bus import Bus, Received
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.errors import Internal
 from sagellm_common.settings import BusSettings
@@ -35,7 +35,7 @@ async def test_an_engine_whose_loop_dies_says_so_and_leaves(
         return core
 
     monkeypatch.setattr(factory, "create_engine", create_faulty)
-    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=10)
+    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
     reports: list[EngineReport] = []
 
     def heard(report: EngineReport, received: Received) -> None:

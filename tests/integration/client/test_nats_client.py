@@ -11,7 +11,7 @@ from sagellm.client.sync import NatsClient
 from sagellm_common.bus import Bus, Received
 from sagellm_common.bus.messages import encode_error
 from sagellm_common.codec import MSGPACK, decode, encode
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.generate import CancelRequest, GenerateReply, GenerateRequest, Usage
 from sagellm_common.errors import (
     DeadlineExceeded,
@@ -186,7 +186,7 @@ async def test_the_clients_span_begins_the_trace(
 
 async def test_models_are_those_of_registered_engines(bus: Bus, client: AsyncNatsClient) -> None:
     """Each model once, whatever number of engines serve it."""
-    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=10)
+    bucket = await bus.bucket(bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
     for number in (1, 2):
         entry = {"engine_id": f"e{number}", "incarnation": "i", "models": ["b", "a"], "backend": "mock", "kind": "k"}
         sizes = {"max_model_len": 1, "page_size": 1, "num_pages": 1, "max_num_seqs": 1, "max_batch_tokens": 1}

@@ -5,6 +5,7 @@ from collections import deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sagellm_common.contracts.policy import LEADER_TTL_S
 from sagellm_common.contracts.scheduling import Assignment, OpenRequest
 from sagellm_scheduler.core import events
 from sagellm_scheduler.leadership.lease import (
@@ -153,7 +154,7 @@ def test_a_new_leader_announces_engines_that_were_lost_before() -> None:
 class LeaseBucket:
     """The bucket of the lease in virtual time: one entry that is gone `ttl_s` after its last write."""
 
-    def __init__(self, ttl_s: float = 2.0) -> None:
+    def __init__(self, ttl_s: float = LEADER_TTL_S) -> None:
         self.ttl_s, self.revision, self.written_at, self.last = ttl_s, 0, -1e9, 0
 
     def call(self, action: Create | Update, now: float) -> int | None:

@@ -18,13 +18,12 @@ from sagellm.client.where import nats_url
 from sagellm_common.bus import Bus, Limits
 from sagellm_common.bus.messages import decode_reply
 from sagellm_common.codec import content_type_of, decode
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.generate import CancelRequest, GenerateReply, GenerateRequest
 from sagellm_common.errors import DeadlineExceeded, InvalidArgument, SageError, Unavailable
 from sagellm_common.settings import BusSettings
 
 NO_RESPONDERS = "503"
-ENGINES_TTL_S = 10.0
 
 
 class AsyncNatsClient(AsyncClient):

@@ -7,6 +7,8 @@ from pydantic import Field
 from sagellm_common.contracts.base import Message
 
 EngineRole = Literal["hybrid", "prefill", "decode"]
+ENGINES_TTL_S = 10.0
+"""Time to live of the bucket's entries in seconds; whoever opens the bucket first sets it, so that all must agree."""
 
 
 class EngineRegistration(Message):

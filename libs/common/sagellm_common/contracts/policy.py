@@ -2,6 +2,9 @@
 
 from sagellm_common.contracts.base import Message
 
+LEADER_TTL_S = 2.0
+"""Time to live of the lease in seconds; whoever opens the bucket first sets it, so that all must agree."""
+
 
 class Policy(Message):
     """Which queue policy and which router decide."""

@@ -6,12 +6,11 @@ import contextlib
 import structlog
 
 from sagellm_common.bus import Bucket, Bus
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.errors import SageError, Unavailable
 from sagellm_common.subjects import encode_token
 
 log = structlog.get_logger(__name__)
-TTL_S = 10.0
 RENEW_S = 3.0
 RETRY_S = 0.5
 
@@ -50,7 +49,7 @@ class Registration:
             log.warning("registration_not_removed", error=error.message)
 
     async def _open(self) -> Bucket:
-        self._bucket = await self._bus.bucket(self._bus.settings.subjects.bucket("engines"), ttl_s=TTL_S)
+        self._bucket = await self._bus.bucket(self._bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
         return self._bucket
 
     async def keep(self) -> None:

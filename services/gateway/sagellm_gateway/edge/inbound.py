@@ -8,10 +8,10 @@ from nats.aio.subscription import Subscription
 
 from sagellm_common.bus import Bus, Limits, Received
 from sagellm_common.codec import content_type_of, encode
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.frames import TokenFrame
 from sagellm_common.contracts.generate import CancelReply
-from sagellm_common.contracts.policy import Leader
+from sagellm_common.contracts.policy import LEADER_TTL_S, Leader
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.scheduling import Assignment, Notice, OpenQuery
 from sagellm_common.errors import Cancelled
@@ -23,8 +23,6 @@ from sagellm_gateway.edge.open_requests import parts
 from sagellm_gateway.edge.reply_subject import is_callers_own
 from sagellm_gateway.edge.tasks import Tasks
 
-# The buckets' times to live in seconds, should the gateway be the first to open them.
-LEADER_TTL_S, ENGINES_TTL_S = 2.0, 10.0
 LEADER_KEY = "scheduler"
 # Frames carry many tokens; a gateway that is this far behind loses some, counts them and asks for them again.
 FRAME_LIMITS = Limits(messages=262_144, size_bytes=512 * 1024 * 1024)

@@ -8,13 +8,14 @@ revision of the create, so it grows with every change of leadership, even if the
 from dataclasses import dataclass
 
 from sagellm_common.contracts.base import LeaderEpoch
+from sagellm_common.contracts.policy import LEADER_TTL_S
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaseConfig:
     """Times in seconds; the holder stops acting `margin_s` before the bucket can have removed its lease."""
 
-    ttl_s: float = 2.0
+    ttl_s: float = LEADER_TTL_S
     margin_s: float = 0.5
     renew_every_s: float = 0.5
     try_every_s: float = 0.25

@@ -11,7 +11,7 @@ from sagellm_common.bus import Bucket, Bus, MicroService, Received
 from sagellm_common.bus.restoring import after_reconnect
 from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
-from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.events import END_PHASES, RequestEvent
 from sagellm_common.contracts.policy import Leader, Policy, PolicyChange
 from sagellm_common.contracts.reports import EngineReport
@@ -29,7 +29,6 @@ from sagellm_scheduler.service.outbox import Outbox
 from sagellm_scheduler.settings import SchedulerSettings
 
 log = structlog.get_logger(__name__)
-ENGINES_TTL_S = 10.0
 
 
 async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
