@@ -78,7 +78,9 @@ def main_card(folder: Path, evaluation: dict[str, Any]) -> str:
         "python -m builtin_model.evaluate --draft\n"
         "```\n\n"
         "A run that is started again with the same `--work` folder goes on from its checkpoint. The model starts "
-        "with planted heads that repeat what stood before (`planting.py`), so that copying need not be discovered.\n"
+        "with planted heads that repeat what stood before (`planting.py`), so that copying need not be discovered. "
+        "During the run of this version the shares of the skills were shifted towards the weaker ones, and its first "
+        "three million tokens gave sums without their steps.\n"
     )
 
 

@@ -16,6 +16,7 @@ def export_model(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that others may not read
     ends = end_ids(tokenizer)
     _write(folder / "config.json", llama_config(model.shape, ends))
     generation: dict[str, object] = {

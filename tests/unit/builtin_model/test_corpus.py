@@ -16,7 +16,7 @@ from builtin_model.corpus.split import Split, seeded
 from builtin_model.judge import JUDGES, has_types
 
 SKILLS = sorted(JUDGES)
-GOLDEN = "c683bf80efd4ede702306eabd468dbc690e043ca194d64bf0bca2d5e994c55be"
+GOLDEN = "732d7463f04a059f5b441ae81054bca25ed09f58a66459163a6aad5febbc34a6"
 
 
 def test_the_same_seed_writes_the_same_documents() -> None:

@@ -23,13 +23,13 @@ def mixed_chat(rng: Random, split: Split) -> Document:
 
 # The weights are shares of documents; a tools document is about ten times as long as a sum.
 WRITERS: tuple[tuple[Writer, float], ...] = (
-    (stories.write, 30),
+    (stories.write, 55),
     (stories.plain, 3),
-    (arithmetic.write, 12),
+    (arithmetic.write, 5),
     (json_answers.write, 30),
     (tools.write, 14),
-    (small_talk.write, 4),
-    (copying.write, 13),
+    (small_talk.write, 3),
+    (copying.write, 8),
     (mixed_chat, 1.5),
 )
 QUESTIONS: dict[str, Writer] = {
