@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from builtin_model.chat import render
 from builtin_model.corpus import arithmetic, json_answers, stories, tools
 from builtin_model.corpus.document import Document

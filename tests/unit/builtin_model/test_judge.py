@@ -1,6 +1,7 @@
 """The judges of the evaluation: right is right, and nearly right is wrong."""
 
 import pytest
+
 from builtin_model.corpus.document import Document
 from builtin_model.judge import calls_tool, has_keys, has_types, names_everything, solves
 from builtin_model.speculation import acceptance

@@ -1,6 +1,7 @@
 """The heads that a new model is given before training."""
 
 import torch
+
 from builtin_model.model import Llama
 from builtin_model.planting import plant_copying
 from builtin_model.presets import SHAPES

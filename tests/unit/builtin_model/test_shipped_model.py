@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from builtin_model.corpus.document import Document, user
 from builtin_model.generate import Responder
 from builtin_model.judge import calls_tool, has_types, names_everything, solves

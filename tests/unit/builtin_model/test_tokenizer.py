@@ -4,15 +4,16 @@ import json
 from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
 from builtin_model.chat import TEMPLATE_FILE, render
 from builtin_model.corpus.document import Document
 from builtin_model.corpus.mixture import documents
 from builtin_model.presets import BUILTIN_FOLDER
 from builtin_model.tokenizer import SPECIAL_TOKENS, TOOL_TAGS, VOCAB_SIZE
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 FOLDER = BUILTIN_FOLDER / "sage-tiny"
 TOKENIZER = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import Optimizer
+
 from builtin_model import data, train
 from builtin_model.model import Llama, ModelShape
 from builtin_model.presets import BUILTIN_FOLDER
 from builtin_model.tokenizer import VOCAB_SIZE
-from torch.optim import Optimizer
 
 NAME = "sage-tiny"
 SHAPE = ModelShape(
