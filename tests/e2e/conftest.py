@@ -1,6 +1,6 @@
 """One stack with the built-in model for the whole end-to-end suite."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -12,8 +12,12 @@ from support.stack import LocalStack
 
 
 @pytest.fixture(scope="session")
-def e2e_settings(nats_server: NatsServer) -> BusSettings:
-    return BusSettings(nats_url=nats_server.url, deployment="e2e")
+def e2e_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BusSettings]:
+    """A server of this suite's own: `$SRV` is one for all deployments of a server."""
+    server = NatsServer(tmp_path_factory.mktemp("e2e-nats"))
+    server.start()
+    yield BusSettings(nats_url=server.url, deployment="e2e")
+    server.stop()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
