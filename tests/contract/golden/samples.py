@@ -176,6 +176,7 @@ SAMPLES: list[Message | Packed] = [
         num_pages=100,
         max_num_seqs=64,
         max_batch_tokens=512,
+        model_id="org/m",
     ),
     RequestEvent(request_id="r1", phase="finished", epoch=1, engine_id="e1", ttft_ms=12.5, completion_tokens=3),
     ModelEvent(model_id="org/m", phase="downloading", done_bytes=5, total_bytes=10),

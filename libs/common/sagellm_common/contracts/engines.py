@@ -35,3 +35,5 @@ class EngineRegistration(Message):
     version: str = ""
     started_at: float = Field(default=0.0, description="seconds since the epoch")
     state: Literal["ready", "draining"] = "ready"
+    model_id: str = Field(default="", description="the registry's name of the model; empty for a local folder")
+    model_path: str = Field(default="", description="folder of a local model, for gateways that share the disk")

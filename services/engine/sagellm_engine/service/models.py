@@ -19,11 +19,15 @@ RETRY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model to load: the name that requests use, its folder (None: nothing to read), and what identifies it."""
+    """A model to load: the name that requests use, its folder (None: nothing to read), and what identifies it.
+
+    `model_id` is the registry's name of it, empty for a local folder.
+    """
 
     name: str
     path: Path | None
     identity: str
+    model_id: str = ""
 
 
 async def resolve_model(settings: EngineSettings, bus: Bus) -> ModelSource:
@@ -47,7 +51,8 @@ def _registered(settings: EngineSettings, reply: ModelReply) -> ModelSource:
         raise NotFound(
             f"the registry says {model.model_id} is in {path}, which this engine cannot see: share the folder"
         )
-    return ModelSource(settings.served_model_name or model.model_id, path, f"{model.model_id}@{model.revision}")
+    name = settings.served_model_name or model.model_id
+    return ModelSource(name, path, f"{model.model_id}@{model.revision}", model.model_id)
 
 
 async def _ask_registry(bus: Bus, model_id: str) -> ModelReply:

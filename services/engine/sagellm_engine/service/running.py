@@ -132,6 +132,8 @@ def describe(settings: EngineSettings, source: ModelSource, loaded: Loaded) -> E
         incarnation=uuid.uuid4().hex,
         role=settings.engine_role,
         models=(source.name,),
+        model_id=source.model_id,
+        model_path=str(source.path) if source.path and not source.model_id else "",
         backend=info.backend,
         kind=f"{info.kind}/{source.identity}",
         max_model_len=info.max_model_len,

@@ -12,10 +12,15 @@ MAX_LISTED = 8
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What a model's text side depends on: its name and the kinds of engines, each a backend and a kind."""
+    """What a model's text side depends on: its name and the kinds of engines, each a backend and a kind.
+
+    `model_id` is the registry's name where it differs; `folder` is where a model is that the registry does not have.
+    """
 
     model: str
     kinds: frozenset[tuple[str, str]]
+    model_id: str = ""
+    folder: str = ""
 
     @property
     def is_mock(self) -> bool:
@@ -60,7 +65,13 @@ class EngineDirectory:
     def source(self, model: str) -> ModelSource:
         """Return which kinds of engines serve a model now."""
         engines = [engine for engine in self._engines.values() if model in engine.models]
-        return ModelSource(model, frozenset((engine.backend, engine.kind) for engine in engines))
+        real = [engine for engine in engines if engine.backend != "mock"]
+        return ModelSource(
+            model,
+            frozenset((engine.backend, engine.kind) for engine in engines),
+            min((engine.model_id for engine in real), default=""),
+            min((engine.model_path for engine in real if not engine.model_id), default=""),
+        )
 
     def models(self) -> list[ServedModel]:
         """Return the models that engines serve now, by id."""
@@ -94,8 +105,8 @@ class EngineDirectory:
         return next(iter(models))
 
 
-def _served_as(engine: EngineRegistration) -> tuple[tuple[str, ...], str, str]:
-    return engine.models, engine.backend, engine.kind
+def _served_as(engine: EngineRegistration) -> tuple[tuple[str, ...], str, str, str, str]:
+    return engine.models, engine.backend, engine.kind, engine.model_id, engine.model_path
 
 
 def _listed(models: list[str]) -> str:

@@ -86,8 +86,8 @@ class TextModels:
     async def _load(self, source: ModelSource) -> _Loaded:
         before = self._loaded.get(source.model)
         try:
-            card = await self._resolve(source.model)
-            loaded = await self._read(before, (card.path, card.revision), Path(card.path))
+            origin = await self._find(source)
+            loaded = await self._read(before, origin, Path(origin[0]))
         except Unavailable as error:
             if before is not None and before.origin is not None:
                 log.warning("text_model_not_refreshed", model=source.model, error=error.message)
@@ -109,6 +109,14 @@ class TextModels:
             return before
         texts = await asyncio.get_running_loop().run_in_executor(self._threads, TextModel.load, path)
         return _Loaded(origin, texts)
+
+    async def _find(self, source: ModelSource) -> tuple[str, str]:
+        """Return folder and revision: of a local model as its engine says, else as the registry says."""
+        is_here = await asyncio.get_running_loop().run_in_executor(self._threads, Path(source.folder).is_dir)
+        if source.folder and is_here:
+            return source.folder, ""
+        card = await self._resolve(source.model_id or source.model)
+        return card.path, card.revision
 
     async def _resolve(self, model: str) -> ModelCard:
         subject = self._bus.settings.subjects.registry("resolve")
