@@ -84,6 +84,7 @@ async def _round(session: aiohttp.ClientSession, args: argparse.Namespace, numbe
     return {
         "tokens_per_s": tokens / seconds,
         "tokens": tokens,
+        "tokens_per_event": tokens / sum(s.chunks for s in streams),
         "missing_tokens": args.streams * args.max_tokens - tokens,
         "seconds": seconds,
         "ttft_p50_ms": statistics.median(firsts) * 1e3,

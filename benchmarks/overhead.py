@@ -13,7 +13,7 @@ from benchmarks.stack import measured_load, memory, pinned_environment, running
 
 BUILTIN = Path(sagellm_registry.__file__).parent / "builtin" / "sage-tiny"
 CACHE = Path(__file__).parents[1] / ".run" / "bench"
-REPEATS = 5
+REPEATS = 3
 
 
 def in_process(model: Path, threads: int, workloads: list[str]) -> dict[str, Any]:

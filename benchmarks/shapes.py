@@ -1,6 +1,8 @@
 """Models of well-known shapes with random weights: speed does not depend on the values."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 WORKLOADS = {"W1": (1, 128, 64), "W2": (8, 128, 64), "W3": (32, 128, 64), "W4": (8, 1024, 8)}
 """Name → (requests at once, prompt tokens, generated tokens)."""
@@ -14,7 +16,7 @@ def prompt(index: int, length: int) -> list[int]:
 def make_smol135(folder: Path, tokenizer_from: Path) -> Path:
     """Write the shape of a 135M Llama (30 layers of 576, 9 heads, 3 KV heads) as bf16 safetensors.
 
-    The tokenizer's files come from `tokenizer_from`: prompts are token ids, so that it only has to load.
+    The tokenizer is that of `tokenizer_from`, with a text for each of the further ids.
     """
     if (folder / "model.safetensors").exists():
         return folder
@@ -37,7 +39,16 @@ def make_smol135(folder: Path, tokenizer_from: Path) -> Path:
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (tokenizer_from / name).exists():
-            (folder / name).write_bytes((tokenizer_from / name).read_bytes())
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((tokenizer_from / name).read_bytes())
+    tokenizer = json.loads((tokenizer_from / "tokenizer.json").read_text())
+    _name_all_tokens(tokenizer, config.vocab_size)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
+
+
+def _name_all_tokens(tokenizer: dict[str, Any], vocab_size: int) -> None:
+    """Give every id of the model a text, so that every token is an event for the client."""
+    vocab = tokenizer["model"]["vocab"]
+    taken = {*vocab.values(), *(token["id"] for token in tokenizer["added_tokens"])}
+    vocab.update({f"t{number}": number for number in range(vocab_size) if number not in taken})
