@@ -103,9 +103,12 @@ def _root(spans: list[ReceivedSpan]) -> ReceivedSpan | None:
 async def test_no_trace_has_a_missing_parent(stack: ComposeStack) -> None:
     """Of all that the services have sent, every span's parent has come too."""
     ask(stack)
-    await eventually(
-        lambda: not any(orphans(spans) for spans in stack.traces.traces().values()), 20, "every span's parent"
-    )
+
+    def is_whole() -> bool:
+        traces = stack.traces.traces()
+        return bool(traces) and not any(orphans(spans) for spans in traces.values())
+
+    await eventually(is_whole, 20, "every span's parent")
 
 
 def test_prometheus_scrapes_every_process(stack: ComposeStack, prometheus: Prometheus) -> None:
