@@ -1,7 +1,4 @@
-"""Turns documents into rows of tokens with a weight for each token and the number of its document.
-
-Legend: B rows, T positions. Document number 0 marks padding.
-"""
+"""Turns documents into batches of tokens with a weight for each token. Legend: T positions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,18 +19,11 @@ DOCUMENTS_A_SHARD = 6_000
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows to train on: a token's weight says how much predicting it counts."""
+    """Documents one after the other: a token's weight says how much predicting it counts."""
 
-    tokens_BT: Tensor
-    weights_BT: Tensor
-    documents_BT: Tensor
-
-    def mask(self, dtype: torch.dtype) -> Tensor:
-        """Additive attention mask [B, 1, T, T]: a position sees its own document up to itself."""
-        same_BTT = self.documents_BT[:, :, None] == self.documents_BT[:, None, :]
-        size = self.tokens_BT.shape[1]
-        seen_BTT = same_BTT & torch.ones(size, size, dtype=torch.bool).tril()
-        return torch.zeros(seen_BTT.shape, dtype=dtype).masked_fill_(~seen_BTT, float("-inf"))[:, None]
+    tokens_T: Tensor
+    weights_T: Tensor
+    lengths: list[int]
 
 
 class Weigher:
@@ -76,44 +66,16 @@ class Weigher:
         return weights
 
 
-class Packer:
-    """Fills rows of a fixed length with whole documents; a longer document is cut to the row."""
+def collate(documents: list[tuple[list[int], list[float]]], num_tokens: int) -> Batch:
+    """Documents as tensors, filled up with tokens that count nothing, so that every batch has the same size.
 
-    def __init__(self, row_length: int) -> None:
-        self.row_length = row_length
-        self._open: list[list[tuple[list[int], list[float]]]] = []
-
-    def add(self, ids: list[int], weights: list[float]) -> Iterator[list[tuple[list[int], list[float]]]]:
-        """Puts a document into the fullest open row that has room; yields rows that are full."""
-        piece = (ids[: self.row_length], weights[: self.row_length])
-        rooms = [(self.row_length - _length(row), n) for n, row in enumerate(self._open)]
-        fitting = [(room, n) for room, n in rooms if room >= len(piece[0])]
-        if fitting:
-            self._open[min(fitting)[1]].append(piece)
-        else:
-            self._open.append([piece])
-        if len(self._open) > 24:
-            fullest = max(range(len(self._open)), key=lambda n: _length(self._open[n]))
-            yield self._open.pop(fullest)
-
-
-def _length(row: list[tuple[list[int], list[float]]]) -> int:
-    return sum(len(ids) for ids, _ in row)
-
-
-def collate(rows: list[list[tuple[list[int], list[float]]]], row_length: int) -> Batch:
-    """Rows of documents as tensors; the weight of a document's first token is 0, for nothing comes before it."""
-    shape = (len(rows), row_length)
-    tokens, weights, owners = torch.zeros(shape, dtype=torch.long), torch.zeros(shape), torch.zeros(shape)
-    for r, row in enumerate(rows):
-        at = 0
-        for number, (ids, values) in enumerate(row, start=1):
-            span = slice(at, at + len(ids))
-            tokens[r, span] = torch.tensor(ids)
-            weights[r, span] = torch.tensor([0.0, *values[1:]])
-            owners[r, span] = number
-            at += len(ids)
-    return Batch(tokens, weights, owners)
+    The weight of a document's first token is 0, for nothing comes before it.
+    """
+    room = num_tokens - sum(len(ids) for ids, _ in documents)
+    filled = [*documents, ([0] * room, [0.0] * room)] if room else documents
+    tokens = [token for ids, _ in filled for token in ids]
+    weights = [weight for _, values in filled for weight in (0.0, *values[1:])]
+    return Batch(torch.tensor(tokens), torch.tensor(weights), [len(ids) for ids, _ in filled])
 
 
 def encode_shard(tokenizer: Tokenizer, seed: str, shard: int) -> list[tuple[list[int], list[float]]]:
@@ -124,14 +86,19 @@ def encode_shard(tokenizer: Tokenizer, seed: str, shard: int) -> list[tuple[list
     return [(e.ids, weigher.weigh(d, e.ids)) for d, e in zip(drawn, encoded, strict=True)]
 
 
-def batches(tokenizer: Tokenizer, seed: str, shard: int, row_length: int, num_rows: int) -> Iterator[tuple[int, Batch]]:
-    """Batches without end, beginning with a shard, each with the number of the shard it comes from."""
-    packer, rows = Packer(row_length), []
+def batches(tokenizer: Tokenizer, seed: str, shard: int, num_tokens: int) -> Iterator[tuple[int, Batch]]:
+    """Batches without end, beginning with a shard, each with the number of the shard it comes from.
+
+    A batch has as many whole documents as fit into the tokens; a longer document is cut.
+    """
+    held: list[tuple[list[int], list[float]]] = []
+    room = num_tokens
     while True:
         for ids, weights in encode_shard(tokenizer, seed, shard):
-            for row in packer.add(ids, weights):
-                rows.append(row)
-                if len(rows) == num_rows:
-                    yield shard, collate(rows, row_length)
-                    rows = []
+            document = ids[:num_tokens], weights[:num_tokens]
+            if len(document[0]) > room:
+                yield shard, collate(held, num_tokens)
+                held, room = [], num_tokens
+            held.append(document)
+            room -= len(document[0])
         shard += 1

@@ -1,6 +1,7 @@
 """The Llama architecture in plain torch, with transformers' parameter names, for training on a CPU.
 
 Legend: B rows, T positions, D hidden size, H query heads, K key/value heads, E head size, V vocabulary.
+`lengths` are those of the documents that follow each other in every row; they add up to T.
 """
 
 from dataclasses import asdict, dataclass
@@ -57,8 +58,17 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x_BTD, self.weight.shape, self.weight.to(x_BTD.dtype), self.eps)
 
 
+def attend(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, future_TT: Tensor) -> Tensor:
+    """Causal attention within one document; on a CPU, plain products train short ones twice as fast as a fused one."""
+    T, E = q_BHTE.shape[2:]
+    scores_NTT = torch.baddbmm(
+        future_TT[:T, :T], q_BHTE.flatten(0, 1), k_BHTE.flatten(0, 1).transpose(1, 2), alpha=E**-0.5
+    )
+    return torch.bmm(scores_NTT.softmax(-1), v_BHTE.flatten(0, 1)).view_as(q_BHTE)
+
+
 class Attention(nn.Module):
-    """Grouped-query attention (Ainslie et al., 2023) over whole rows, under a mask of who sees whom."""
+    """Grouped-query attention (Ainslie et al., 2023); a position sees its own document up to itself."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -70,21 +80,20 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.hidden_size, key_size, bias=False)
         self.o_proj = nn.Linear(query_size, shape.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask_B1TT: Tensor | None) -> Tensor:
-        """Mixes positions; without a mask every position sees itself and all before it."""
+    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, lengths: list[int]) -> Tensor:
+        """Mixes the positions of each document: a mask over whole rows would cost the square of their length."""
         B, T, _ = x_BTD.shape
         q_BHTE, k_BKTE, v_BKTE = (
             proj(x_BTD).view(B, T, -1, self.shape.head_dim).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         num_groups = self.shape.num_attention_heads // self.shape.num_key_value_heads
-        mixed_BHTE = F.scaled_dot_product_attention(
-            rotate(q_BHTE, cos_TE, sin_TE),
-            rotate(k_BKTE, cos_TE, sin_TE).repeat_interleave(num_groups, dim=1),
-            v_BKTE.repeat_interleave(num_groups, dim=1),
-            attn_mask=mask_B1TT,
-            is_causal=mask_B1TT is None,
-        )
+        q_BHTE = rotate(q_BHTE, cos_TE, sin_TE)
+        k_BHTE = rotate(k_BKTE, cos_TE, sin_TE).repeat_interleave(num_groups, dim=1)
+        v_BHTE = v_BKTE.repeat_interleave(num_groups, dim=1)
+        future_TT = torch.full((max(lengths), max(lengths)), float("-inf"), dtype=v_BHTE.dtype).triu(1)
+        documents = zip(*(x_BHTE.split(lengths, dim=2) for x_BHTE in (q_BHTE, k_BHTE, v_BHTE)), strict=True)
+        mixed_BHTE = torch.cat([attend(q, k, v, future_TT) for q, k, v in documents], dim=2)
         output: Tensor = self.o_proj(mixed_BHTE.transpose(1, 2).reshape(B, T, -1))
         return output
 
@@ -114,9 +123,9 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = MLP(shape)
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask_B1TT: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, lengths: list[int]) -> Tensor:
         """Adds attention, then the feed-forward output, to the residual stream."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask_B1TT)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, lengths)
         output: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return output
 
@@ -154,14 +163,15 @@ class Llama(nn.Module):
         """The layers from the first to the last."""
         return [layer for layer in self.model.layers if isinstance(layer, Layer)]
 
-    def hidden(self, tokens_BT: Tensor, mask_B1TT: Tensor | None = None) -> Tensor:
-        """The last hidden states [B, T, D], normalised."""
+    def hidden(self, tokens_BT: Tensor, lengths: list[int] | None = None) -> Tensor:
+        """The last hidden states [B, T, D], normalised; without lengths a row is one document."""
+        lengths = lengths or [tokens_BT.shape[1]]
         x_BTD: Tensor = self.model.embed_tokens(tokens_BT)
         if torch.is_autocast_enabled("cpu"):
             x_BTD = x_BTD.to(torch.get_autocast_dtype("cpu"))
         cos_TE, sin_TE = (t.to(x_BTD.dtype) for t in rotary_tables(self.shape, tokens_BT.shape[1]))
         for layer in self.model.layers:
-            x_BTD = layer(x_BTD, cos_TE, sin_TE, mask_B1TT)
+            x_BTD = layer(x_BTD, cos_TE, sin_TE, lengths)
         normed: Tensor = self.model.norm(x_BTD)
         return normed
 
@@ -169,6 +179,6 @@ class Llama(nn.Module):
         """Vocabulary scores [..., V] of hidden states, through the tied embedding."""
         return F.linear(hidden, self.model.embed_tokens.weight)
 
-    def forward(self, tokens_BT: Tensor, mask_B1TT: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BT: Tensor, lengths: list[int] | None = None) -> Tensor:
         """Vocabulary scores [B, T, V] for the next token at every position."""
-        return self.logits(self.hidden(tokens_BT, mask_B1TT))
+        return self.logits(self.hidden(tokens_BT, lengths))

@@ -6,6 +6,7 @@ folder, and ends with the exported model and a report. The draft model learns fr
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -28,27 +29,39 @@ from builtin_model.presets import BUILTIN_FOLDER, SHAPES
 from builtin_model.tokenizer import train_tokenizer, write_tokenizer
 
 TOKENS_A_STEP = 6144
-SHORT_ROW, LONG_ROW, LONG_FROM = 512, 1024, 0.7
+ROWS_OF_SCORES = 512
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8192",
+}
+"""Keeps what a step frees, whose pages would be faulted in anew, and the kernels for every length of a document."""
 SECONDS_BETWEEN_CHECKPOINTS = 120
 
 
+def losses_of(model: Llama, hidden_ND: Tensor, targets_N: Tensor, teacher: Llama | None, taught_ND: Tensor) -> Tensor:
+    """Losses [N] of the next tokens: cross entropy, or divergence from a teacher (Hinton et al., 2015)."""
+    scores_NV = model.logits(hidden_ND).float()
+    if teacher is None:
+        return F.cross_entropy(scores_NV, targets_N, reduction="none")
+    with torch.no_grad():
+        wanted_NV = F.log_softmax(teacher.logits(taught_ND).float(), -1)
+    return F.kl_div(F.log_softmax(scores_NV, -1), wanted_NV, reduction="none", log_target=True).sum(-1)
+
+
 def loss_of(model: Llama, batch: Batch, teacher: Llama | None) -> Tensor:
-    """Weighted mean loss of the next token: cross entropy, or divergence from a teacher (Hinton et al., 2015)."""
+    """Weighted mean loss of the next token, a few hundred rows of scores at a time."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mask = batch.mask(torch.bfloat16)
-        weights = batch.weights_BT[:, 1:]
-        counted = weights > 0
-        hidden = model.hidden(batch.tokens_BT, mask)[:, :-1][counted]
-        scores = model.logits(hidden).float()
-        if teacher is None:
-            losses = F.cross_entropy(scores, batch.tokens_BT[:, 1:][counted], reduction="none")
-        else:
+        tokens_BT, weights_N = batch.tokens_T[None], batch.weights_T[1:]
+        hidden_ND = taught_ND = model.hidden(tokens_BT, batch.lengths)[0, :-1]
+        if teacher is not None:
             with torch.no_grad():
-                wanted = teacher.logits(teacher.hidden(batch.tokens_BT, mask)[:, :-1][counted]).float()
-            losses = F.kl_div(
-                F.log_softmax(scores, -1), F.log_softmax(wanted, -1), reduction="none", log_target=True
-            ).sum(-1)
-    return (losses * weights[counted]).sum() / weights.sum()
+                taught_ND = teacher.hidden(tokens_BT, batch.lengths)[0, :-1]
+        rows = (torch.split(t, ROWS_OF_SCORES) for t in (hidden_ND, batch.tokens_T[1:], taught_ND))
+        losses = [
+            losses_of(model, hidden, targets, teacher, taught) for hidden, targets, taught in zip(*rows, strict=True)
+        ]
+    return (torch.cat(losses) * weights_N).sum() / weights_N.sum()
 
 
 def update(model: Llama, optimizers: list[Optimizer]) -> None:
@@ -80,25 +93,24 @@ class Run:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def train(self) -> None:
-        """Trains until the time is spent: short rows first, then long ones."""
+        """Trains until the time is spent."""
         with Bar(disable=not self.group.leads) as bar:
             bar.add_task(self.name, total=self.budget_s, completed=int(self.progress.seconds))
-            for row_length, until in ((SHORT_ROW, LONG_FROM), (LONG_ROW, 1.0)):
-                if self.progress.seconds < until * self.budget_s:
-                    self._train_phase(row_length, until * self.budget_s, bar)
+            if self.progress.seconds < self.budget_s:
+                self._steps(bar)
         self._save()
 
-    def _train_phase(self, row_length: int, until_s: float, bar: Bar) -> None:
+    def _steps(self, bar: Bar) -> None:
         state, saved_s = self.progress, self.progress.seconds
-        num_rows = TOKENS_A_STEP // row_length // self.group.size
-        stream = batches(self.tokenizer, f"train/{self.group.rank}", state.shard + 1, row_length, num_rows)
+        num_tokens = TOKENS_A_STEP // self.group.size
+        stream = batches(self.tokenizer, f"train/{self.group.rank}", state.shard + 1, num_tokens)
         began = time.monotonic() - state.seconds
         for shard, batch in stream:
             set_progress(self.optimizers, state.seconds / self.budget_s)
             loss = loss_of(self.model, batch, self.teacher)
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             own_time = time.monotonic() - began if self.group.leads else 0.0
-            own_tokens = float((batch.documents_BT > 0).sum())
+            own_tokens = float((batch.weights_T > 0).sum())
             mean, tokens, state.seconds = self.group.share(
                 self.model, [loss.item() / self.group.size, own_tokens, own_time]
             )
@@ -109,7 +121,7 @@ class Run:
             if state.seconds - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save()
                 saved_s = state.seconds
-            if state.seconds >= until_s:
+            if state.seconds >= self.budget_s:
                 return
 
     def _show(self, bar: Bar) -> None:
@@ -157,6 +169,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     meeting_point = options.work / f"{options.name}.meeting"
     meeting_point.unlink(missing_ok=True)
+    os.environ.update(ENVIRONMENT)
     spawn(  # type: ignore[no-untyped-call]  # torch does not annotate it
         run_process, args=(options, meeting_point), nprocs=options.processes
     )

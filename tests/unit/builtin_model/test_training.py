@@ -67,8 +67,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Traini
     """Steps of a few tokens for a model of two narrow layers, a checkpoint after each of them."""
     monkeypatch.setitem(train.SHAPES, NAME, SHAPE)
     monkeypatch.setattr(data, "DOCUMENTS_A_SHARD", 100)
-    for name, value in (("TOKENS_A_STEP", 512), ("SHORT_ROW", 256), ("LONG_ROW", 512)):
-        monkeypatch.setattr(train, name, value)
+    monkeypatch.setattr(train, "TOKENS_A_STEP", 512)
     monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     threads = torch.get_num_threads()
     yield Training(tmp_path, monkeypatch)
