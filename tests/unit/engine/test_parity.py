@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from sagellm_engine.backends.native_runner import NativeRunner
 from sagellm_engine.backends.torch_runner import TorchRunner
 from sagellm_engine.core.config import EngineConfig
 from sagellm_engine.core.engine import EngineCore
@@ -24,15 +25,16 @@ NUM_POSITIONS = 64
 
 
 class Subject:
-    """One tiny model: its folder and transformers' version of it."""
+    """One tiny model on one kind of kernels: its folder and transformers' version of it."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, kernels: str, folder: Path) -> None:
+        self.kernels = kernels
         self.folder = folder
         self.model: PreTrainedModel = make_tiny_model(name, folder)
 
     def core(self, **options: object) -> EngineCore:
         """Make an engine on this model."""
-        options = {"num_pages": 96, **options}
+        options = {"num_pages": 96, "kernels": self.kernels, **options}
         return create_engine(EngineConfig(model_path=self.folder, backend="cpu", **options))  # type: ignore[arg-type]
 
     def check(self, prompt: list[int], result: Result) -> None:
@@ -47,10 +49,15 @@ class Subject:
             assert abs(result.logprobs[i].logprob - float(logprobs[i, token])) < 1e-3
 
 
-@pytest.fixture(scope="module", params=TINY_MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[(kernels, name) for kernels in ("native", "torch") for name in TINY_MODELS],
+    ids=lambda param: "-".join(param),
+)
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
-    """Give each family in turn."""
-    return Subject(request.param, tmp_path_factory.mktemp("model"))
+    """Give each family in turn, on our kernels and on their plain twin."""
+    kernels, name = request.param
+    return Subject(name, kernels, tmp_path_factory.mktemp("model"))
 
 
 def prompt_of(length: int, seed: int = 0) -> list[int]:
@@ -70,7 +77,7 @@ def test_logits_teacher_forced(subject: Subject, chunks: tuple[int, ...]) -> Non
     tokens = prompt_of(NUM_POSITIONS)
     expected = reference_logits(subject.model, tokens)
     runner = subject.core()._runner
-    assert isinstance(runner, TorchRunner)
+    assert isinstance(runner, TorchRunner | NativeRunner)
     seq = SequenceState(greedy(tokens), 0, stop_ids=frozenset(), max_model_len=512, order=0)
     seq.pages = [5, 2, 9, 0]
     parts = []

@@ -1,4 +1,4 @@
-"""The `cpu` backend: plain torch in fp32."""
+"""The `cpu` backend: our own kernels, or plain torch in fp32 where they cannot be used."""
 
 from importlib.util import find_spec
 
@@ -6,9 +6,10 @@ import torch
 
 from sagellm_common.errors import InvalidArgument
 from sagellm_engine.backends.memory import free_host_bytes
+from sagellm_engine.backends.native_loader import can_load, load_native_runner
 from sagellm_engine.backends.torch_loader import load_runner
-from sagellm_engine.backends.torch_runner import TorchRunner
 from sagellm_engine.core.config import EngineConfig
+from sagellm_engine.core.runner import Runner
 
 MAX_BATCH_TOKENS = 512
 KV_SHARE = 0.5
@@ -20,12 +21,18 @@ def missing() -> str | None:
     return None if find_spec("torch") is not None else "torch is not installed"
 
 
-def load(config: EngineConfig) -> TorchRunner:
-    """Load a model into memory; bf16 checkpoints are computed in fp32."""
+def load(config: EngineConfig) -> Runner:
+    """Load a model into memory; see `create_engine` for what is raised."""
     if config.device not in (None, "cpu"):
         raise InvalidArgument(f"backend 'cpu' cannot use device {config.device!r}", param="device")
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+
+    def free_bytes() -> int:
+        return int(free_host_bytes() * config.memory_utilization * KV_SHARE)
+
+    if can_load(config):
+        return load_native_runner(config, max_batch_tokens=MAX_BATCH_TOKENS, free_bytes=free_bytes)
     return load_runner(
         config,
         backend="cpu",
@@ -33,5 +40,5 @@ def load(config: EngineConfig) -> TorchRunner:
         hardware=torch.backends.cpu.get_cpu_capability().lower(),
         auto_dtype=lambda _: "float32",
         max_batch_tokens=MAX_BATCH_TOKENS,
-        free_bytes=lambda: int(free_host_bytes() * config.memory_utilization * KV_SHARE),
+        free_bytes=free_bytes,
     )

@@ -40,7 +40,7 @@ def load_runner(
     dtype_name = auto_dtype(model) if config.dtype == "auto" else config.dtype
     if dtype_name not in DTYPES:
         raise InvalidArgument(f"dtype {dtype_name!r} is unknown; known are auto, {', '.join(DTYPES)}", param="dtype")
-    dtype, max_model_len = DTYPES[dtype_name], _max_model_len(config, model)
+    dtype, max_model_len = DTYPES[dtype_name], chosen_max_model_len(config, model)
     weights = WeightLoader(Checkpoint(config.model_path), model, dtype, device).load()
     place = TorchPlace(device=device, dtype=dtype, max_batch_tokens=config.max_batch_tokens or max_batch_tokens)
     num_pages = plan_pages(
@@ -62,7 +62,8 @@ def load_runner(
     return TorchRunner(Decoder(model, weights, sdpa_attention), cache, info, place)
 
 
-def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+def chosen_max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+    """Return the longest request to serve; raises InvalidArgument if the model was not made for it."""
     if config.max_model_len is None:
         return model.max_position
     if config.max_model_len > model.max_position:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from sagellm_engine.attention.batch import build_batch
+from sagellm_engine.backends.sampled_step import sampled_step, sampling_rows
 from sagellm_engine.core.runner import StepResult
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.kv.cache import KvCache
 from sagellm_engine.models.decoder import Decoder
-from sagellm_engine.sampling.sampler import sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +37,14 @@ class TorchRunner:
     @torch.inference_mode()
     def execute(self, rows: Sequence[SequenceState]) -> StepResult:
         """Compute the rows and sample those that reach their last token."""
-        logits, sampling = self._compute(rows)
-        token_ids = [0] * len(rows)
-        if not sampling:
-            return StepResult(token_ids)
-        sampled = sample(logits, [rows[row] for row in sampling])
-        for row, token in zip(sampling, sampled.token_ids, strict=True):
-            token_ids[row] = token
-        return StepResult(
-            token_ids,
-            logprobs={sampling[i]: entry for i, entry in sampled.logprobs.items()},
-            errors={sampling[i]: error for i, error in sampled.errors.items()},
-        )
+        decoder, cache = self._loaded()
+        hidden = self._forward(rows, decoder, cache)
+        sampling = sampling_rows(rows)
+        if not sampling.sequences:
+            return StepResult([0] * len(rows))
+        if len(sampling.last_rows) != len(hidden):
+            hidden = hidden[torch.tensor(sampling.last_rows, device=hidden.device)]
+        return sampled_step(decoder.logits(hidden), rows, sampling.sequences)
 
     @torch.inference_mode()
     def all_logits(self, row: SequenceState) -> Tensor:
@@ -69,22 +65,6 @@ class TorchRunner:
         if self._decoder is None or self._cache is None:
             raise RuntimeError("the runner is closed")
         return self._decoder, self._cache
-
-    def _compute(self, rows: Sequence[SequenceState]) -> tuple[Tensor, list[int]]:
-        """Return the logits of the rows that sample, and which those are."""
-        decoder, cache = self._loaded()
-        hidden = self._forward(rows, decoder, cache)
-        sampling, last, end = [], [], 0
-        for row, seq in enumerate(rows):
-            end += seq.num_scheduled
-            if seq.samples:
-                sampling.append(row)
-                last.append(end - 1)
-        if not sampling:
-            return hidden, sampling
-        if len(last) != len(hidden):
-            hidden = hidden[torch.tensor(last, device=hidden.device)]
-        return decoder.logits(hidden), sampling
 
     def _forward(self, rows: Sequence[SequenceState], decoder: Decoder, cache: KvCache) -> Tensor:
         place = self._place

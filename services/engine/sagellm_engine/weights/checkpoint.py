@@ -24,9 +24,16 @@ class Checkpoint:
         """
         self.folder = folder
         self._files: dict[str, Any] = {}
-        for path in _find_files(folder):
+        for path in checkpoint_files(folder):
             file = _open(path)
             self._files.update(dict.fromkeys(file.keys(), file))
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        """Return the type of a tensor, None if there is no such tensor."""
+        if name not in self._files:
+            return None
+        kind = self._files[name].get_slice(name).get_dtype()
+        return {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}.get(kind)
 
     def copy_into(self, target: Tensor, name: str) -> None:
         """Copy a tensor, converting its type; raises InvalidArgument if it is missing or has another shape."""
@@ -46,7 +53,8 @@ class Checkpoint:
         target.copy_(tensor)
 
 
-def _find_files(folder: Path) -> list[Path]:
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder; raises NotFound when there are none, InvalidArgument for a broken index."""
     if (folder / INDEX_FILE).is_file():
         try:
             names = sorted(set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values()))

@@ -1,0 +1,45 @@
+"""The runner on our CPU kernels."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from sagellm_engine.backends.sampled_step import sampled_step, sampling_rows
+from sagellm_engine.core.runner import StepResult
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.core.types import ModelInfo
+from sagellm_engine.native.model import NativeModel
+
+
+class NativeRunner:
+    """Owns the model with its pages."""
+
+    def __init__(self, model: NativeModel, info: ModelInfo, max_batch_tokens: int) -> None:
+        self.info = info
+        self.max_batch_tokens = max_batch_tokens
+        self._model: NativeModel | None = model
+
+    @torch.inference_mode()
+    def execute(self, rows: Sequence[SequenceState]) -> StepResult:
+        """Compute the rows and sample those that reach their last token."""
+        sampling = sampling_rows(rows)
+        logits = self._loaded().forward(rows, sampling.last_rows)
+        return sampled_step(logits, rows, sampling.sequences)
+
+    def all_logits(self, row: SequenceState) -> Tensor:
+        """Return the logits [scheduled tokens, V] of one row: for tests and for scoring."""
+        return self._loaded().forward([row], range(row.num_scheduled))
+
+    def clear_pages(self, pages: Iterable[int]) -> None:
+        """Set pages to zero."""
+        self._loaded().kv.clear(pages)
+
+    def close(self) -> None:
+        """Let go of weights and pages."""
+        self._model = None
+
+    def _loaded(self) -> NativeModel:
+        if self._model is None:
+            raise RuntimeError("the runner is closed")
+        return self._model

@@ -1,0 +1,220 @@
+// Causal attention of query rows over pages, for decode, chunk and prefill alike: decode is the one-row case.
+//
+// A piece of work is a few rows of one sequence under one kv head; the query heads of its group are rows of the same
+// product. Keys are taken in tiles of kKeyTile at absolute positions, with a running maximum and sum (Milakov and
+// Gimelshein, 2018; Dao et al., 2022), so that a row's arithmetic depends on nothing but its own position.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kv.h"
+
+namespace SAGE_ISA {
+
+constexpr int kKeyTile = 64;
+constexpr int kMaxQueries = 48;  // query vectors of a piece of work
+constexpr int kMaxHeadDim = 256;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+struct AttentionPlace {
+  const int32_t* pages;  // of the sequence
+  int num_pages;
+  int first_position;    // of the piece's first row
+  int num_rows;
+  const float* queries;  // first row, first head of the group; scaled already
+  int64_t query_stride;  // between rows
+  const float* sinks;    // of the group's heads, or null
+  int window;            // 0: none
+  float cap;             // 0: none
+};
+
+template <class Kv>
+class AttentionPiece {
+ public:
+  AttentionPiece(const SageModel& model, int layer, int kv_head, const AttentionPlace& place)
+      : model_(model), layer_(layer), kv_head_(kv_head), place_(place),
+        group_(model.num_heads / model.num_kv_heads), count_(place.num_rows * group_), dim_(model.head_dim) {
+    for (int i = 0; i < count_; ++i) {
+      queries_[i] = place.queries + (i / group_) * place.query_stride + (i % group_) * dim_;
+      maximum_[i] = place.sinks ? place.sinks[i % group_] : -kInfinity;
+      sum_[i] = place.sinks ? 1.0f : 0.0f;
+    }
+    std::fill(out_, out_ + count_ * dim_, 0.0f);
+  }
+
+  // Computes the rows; `put(row, head of the group, values [D])` gets each result.
+  template <class Put>
+  void run(Put put) {
+    const int last = place_.first_position + place_.num_rows;
+    const int seen_from = place_.window ? std::max(0, place_.first_position + 1 - place_.window) : 0;
+    for (int start = seen_from / kKeyTile * kKeyTile; start < last; start += kKeyTile)
+      add_tile(start, std::min(kKeyTile, last - start));
+    for (int i = 0; i < count_; ++i) {
+      const vf inverse = set1(1.0f / sum_[i]);
+      float* values = out_ + i * dim_;
+      for (int d = 0; d < dim_; d += kLanes) store(values + d, mul(load(values + d), inverse));
+      put(i / group_, i % group_, values);
+    }
+  }
+
+ private:
+  void add_tile(int start, int num_keys) {
+    const int first_page = start / kPage;
+    const int pages = (num_keys + kPage - 1) / kPage;
+    for (int p = 0; p < kKeyTile / kPage; ++p)
+      blocks_[p] = page_block<Kv>(model_, layer_, place_.pages[first_page + std::min(p, pages - 1)], kv_head_);
+    for (int key = 0; key < num_keys; key += kPanel) score_step(key);
+    for (int i = 0; i < count_; ++i) soften(i, start, num_keys);
+    for (int from = 0; from < dim_;) {
+      const int vectors = (dim_ - from) / kLanes >= 4 ? 4 : (dim_ - from) / kLanes >= 2 ? 2 : 1;
+      average(from, vectors, num_keys);
+      from += vectors * kLanes;
+    }
+  }
+
+  // Scores of all queries with kPanel keys.
+  void score_step(int key) {
+    const typename Kv::Value* keys[2];
+    for (int j = 0; j < 2; ++j) keys[j] = blocks_[(key + j * kLanes) / kPage].keys + (key + j * kLanes) % kPage;
+    for (int i = 0; i < count_;) {
+      const int left = count_ - i;
+      if (left >= kMaxTile) { score<kMaxTile>(i, key, keys); i += kMaxTile; }
+      else if (left >= 6) { score<6>(i, key, keys); i += 6; }
+      else if (left >= 4) { score<4>(i, key, keys); i += 4; }
+      else if (left == 3) { score<3>(i, key, keys); i += 3; }
+      else if (left == 2) { score<2>(i, key, keys); i += 2; }
+      else { score<1>(i, key, keys); i += 1; }
+    }
+  }
+
+  template <int kRows>
+  void score(int first_query, int key, const typename Kv::Value* const (&keys)[2]) {
+    vf acc[kRows][2];
+    for (auto& of_row : acc) of_row[0] = of_row[1] = zero();
+    const float* const* q = queries_ + first_query;
+    for (int d = 0; d < dim_; ++d) {
+      const vf k0 = Kv::load_vector(keys[0] + d * kPage), k1 = Kv::load_vector(keys[1] + d * kPage);
+      for (int m = 0; m < kRows; ++m) {
+        const vf value = set1(q[m][d]);
+        acc[m][0] = fma(value, k0, acc[m][0]);
+        acc[m][1] = fma(value, k1, acc[m][1]);
+      }
+    }
+    for (int m = 0; m < kRows; ++m)
+      for (int j = 0; j < 2; ++j) store(scores_ + (first_query + m) * kKeyTile + key + j * kLanes, acc[m][j]);
+  }
+
+  // Turns one query's scores of a tile into weights, and adjusts what it has gathered to the new maximum.
+  void soften(int i, int start, int num_keys) {
+    float* scores = scores_ + i * kKeyTile;
+    const int position = place_.first_position + i / group_;
+    const int high = std::min(num_keys, position + 1 - start);
+    const int low = place_.window ? std::max(0, position + 1 - place_.window - start) : 0;
+    const int filled = (num_keys + kLanes - 1) / kLanes * kLanes;
+    if (high <= low) {
+      std::fill(scores, scores + filled, 0.0f);
+      return;
+    }
+    vf best = set1(-kInfinity);
+    for (int v = 0; v < filled; v += kLanes) {
+      const vf score = visible(adjusted(load(scores + v), v), low - v, high - v);
+      store(scores + v, score);
+      best = max(best, score);
+    }
+    const float maximum = std::max(maximum_[i], max_lanes(best));
+    vf total = zero();
+    for (int v = 0; v < filled; v += kLanes) {
+      vf weight = exp(sub(load(scores + v), set1(maximum)));
+      total = add(total, weight);
+      if constexpr (Kv::kScaled) weight = mul(weight, load(blocks_[v / kPage].value_scales + v % kPage));
+      store(scores + v, weight);
+    }
+    const vf shrink = exp(set1(maximum_[i] - maximum));
+    float factor[kLanes];
+    store(factor, shrink);
+    sum_[i] = sum_[i] * factor[0] + sum_lanes(total);
+    maximum_[i] = maximum;
+    if (factor[0] != 1.0f)
+      for (int d = 0; d < dim_; d += kLanes) store(out_ + i * dim_ + d, mul(load(out_ + i * dim_ + d), shrink));
+  }
+
+  vf adjusted(vf score, int v) const {
+    if constexpr (Kv::kScaled) score = mul(score, load(blocks_[v / kPage].key_scales + v % kPage));
+    if (place_.cap > 0) {  // cap · tanh(score / cap)
+      const vf twice = exp(mul(score, set1(2.0f / place_.cap)));
+      score = mul(set1(place_.cap), sub(set1(1.0f), div(set1(2.0f), add(twice, set1(1.0f)))));
+    }
+    return score;
+  }
+
+  static vf visible(vf score, int low, int high) {
+    const vf nothing = set1(-kInfinity);
+    if (high < kLanes) score = high <= 0 ? nothing : first(high, score, nothing);
+    if (low > 0) score = low >= kLanes ? nothing : first(low, nothing, score);
+    return score;
+  }
+
+  void average(int from, int vectors, int num_keys) {
+    constexpr int kRows = kMaxTile / 2;
+    for (int i = 0; i < count_;) {
+      const int rows = std::min(kRows, count_ - i);
+      switch (vectors) {
+        case 4: average_rows<4>(rows, i, from, num_keys); break;
+        case 2: average_rows<2>(rows, i, from, num_keys); break;
+        default: average_rows<1>(rows, i, from, num_keys);
+      }
+      i += rows;
+    }
+  }
+
+  template <int kVectors>
+  void average_rows(int rows, int i, int from, int num_keys) {
+    switch (rows) {
+      case 1: return average_tile<1, kVectors>(i, from, num_keys);
+      case 2: return average_tile<2, kVectors>(i, from, num_keys);
+      case 3: return average_tile<3, kVectors>(i, from, num_keys);
+      case 4: return average_tile<kMaxTile == 12 ? 4 : 3, kVectors>(i, from, num_keys);
+      case 5: return average_tile<kMaxTile == 12 ? 5 : 3, kVectors>(i, from, num_keys);
+      default: return average_tile<kMaxTile / 2, kVectors>(i, from, num_keys);
+    }
+  }
+
+  // Adds weights times values to kRows queries' results, kVectors vectors from a dimension on.
+  template <int kRows, int kVectors>
+  void average_tile(int first_query, int from, int num_keys) {
+    vf acc[kRows][kVectors];
+    for (int m = 0; m < kRows; ++m)
+      for (int j = 0; j < kVectors; ++j) acc[m][j] = load(out_ + (first_query + m) * dim_ + from + j * kLanes);
+    const float* weights = scores_ + first_query * kKeyTile;
+    for (int key = 0; key < num_keys; ++key) {
+      const typename Kv::Value* values = blocks_[key / kPage].values + (key % kPage) * dim_ + from;
+      vf value[kVectors];
+      for (int j = 0; j < kVectors; ++j) value[j] = Kv::load_vector(values + j * kLanes);
+      for (int m = 0; m < kRows; ++m) {
+        const vf weight = set1(weights[m * kKeyTile + key]);
+        for (int j = 0; j < kVectors; ++j) acc[m][j] = fma(weight, value[j], acc[m][j]);
+      }
+    }
+    for (int m = 0; m < kRows; ++m)
+      for (int j = 0; j < kVectors; ++j) store(out_ + (first_query + m) * dim_ + from + j * kLanes, acc[m][j]);
+  }
+
+  const SageModel& model_;
+  const int layer_, kv_head_;
+  const AttentionPlace& place_;
+  const int group_, count_, dim_;
+  const float* queries_[kMaxQueries];
+  float maximum_[kMaxQueries], sum_[kMaxQueries];
+  PageBlock<Kv> blocks_[kKeyTile / kPage];
+  alignas(64) float scores_[kMaxQueries * kKeyTile];
+  alignas(64) float out_[kMaxQueries * kMaxHeadDim];
+};
+
+// Rows of a sequence that one piece of work takes.
+inline int rows_at_once(const SageModel& model) {
+  return std::max(1, kMaxQueries / (model.num_heads / model.num_kv_heads));
+}
+
+}  // namespace SAGE_ISA

@@ -1,0 +1,138 @@
+#include "pool.h"
+
+#include <immintrin.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <chrono>
+
+namespace sage {
+
+namespace {
+
+constexpr int kSpinsBeforeYield = 2000;  // some ten microseconds
+constexpr auto kAwake = std::chrono::microseconds(100);
+
+std::vector<int> allowed_processors() {
+  cpu_set_t set;
+  std::vector<int> found;
+  if (sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &set)) found.push_back(cpu);
+  return found;
+}
+
+void pin_to(int processor) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(processor, &set);
+  pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+// Keeps the calling thread on a processor while it lives.
+class Pinned {
+ public:
+  explicit Pinned(int processor) {
+    if (pthread_getaffinity_np(pthread_self(), sizeof before_, &before_) == 0) pin_to(processor);
+  }
+  ~Pinned() { pthread_setaffinity_np(pthread_self(), sizeof before_, &before_); }
+
+ private:
+  cpu_set_t before_;
+};
+
+// Waits awake; gives the processor to others when it takes long, for the one waited for may need it.
+template <class Condition>
+void spin_until(Condition done) {
+  for (int spins = 0; !done(); ++spins) {
+    if (spins < kSpinsBeforeYield)
+      _mm_pause();
+    else
+      sched_yield();
+  }
+}
+
+}  // namespace
+
+Pool& Pool::instance() {
+  static Pool* pool = new Pool;  // never destroyed: threads may outlive the end of main
+  return *pool;
+}
+
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (auto& thread : threads_) thread.join();
+  threads_.clear();
+  stopping_ = false;
+}
+
+void Pool::resize(int size, bool pin) {
+  std::lock_guard<std::mutex> alone(calls_);
+  stop();
+  size_ = size < 1 ? 1 : size;
+  processors_ = pin && size_ > 1 ? allowed_processors() : std::vector<int>();
+  for (int thread = 1; thread < size_; ++thread) {
+    const int processor = processors_.empty() ? -1 : processors_[thread % processors_.size()];
+    threads_.emplace_back([this, thread, processor, seen = generation_.load()] { work(thread, processor, seen); });
+  }
+}
+
+void Pool::run(Task task, void* argument) {
+  std::lock_guard<std::mutex> alone(calls_);
+  if (size_ == 1) {
+    task(argument, 0);
+  } else if (processors_.empty()) {
+    run_together(task, argument);
+  } else {
+    const Pinned pinned(processors_[0]);
+    run_together(task, argument);
+  }
+}
+
+void Pool::run_together(Task task, void* argument) {
+  task_ = task;
+  argument_ = argument;
+  running_.store(size_ - 1, std::memory_order_relaxed);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  task(argument, 0);
+  spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+}
+
+void Pool::barrier() {
+  if (size_ == 1) return;
+  const uint32_t phase = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+}
+
+void Pool::work(int thread, int processor, uint64_t seen) {
+  if (processor >= 0) pin_to(processor);
+  for (;;) {
+    const auto until = std::chrono::steady_clock::now() + kAwake;
+    while (generation_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) _mm_pause();
+    if (generation_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load() != seen || stopping_.load(); });
+    }
+    if (stopping_.load() && generation_.load() == seen) return;
+    seen = generation_.load(std::memory_order_acquire);
+    task_(argument_, thread);
+    running_.fetch_sub(1, std::memory_order_acq_rel);
+  }
+}
+
+}  // namespace sage

@@ -1,0 +1,123 @@
+// What is done to single rows between the products: norm, quantization, rotary embedding.
+#pragma once
+
+#include <cmath>
+
+#include "matmul.h"
+
+namespace SAGE_ISA {
+
+// How the rows before a product are laid out in scratch memory, by the form that the product wants.
+inline int64_t row_bytes(const SageLinear& w, int compute) {
+  const int64_t num_in = padded_in(w);
+  if (w.kind == SAGE_INT8 || w.kind == SAGE_INT4) return num_in;
+  return kHasBf16 && w.kind == SAGE_BF16 && compute == SAGE_COMPUTE_BF16 ? 2 * num_in : 4 * num_in;
+}
+
+inline bool is_quantized(const SageLinear& w) { return w.kind == SAGE_INT8 || w.kind == SAGE_INT4; }
+
+// Root-mean-square norm (Zhang and Sennrich, 2019) of x [n] times gain [n]; n is a multiple of kLanes.
+inline void rms_norm(const float* x, const float* gain, float eps, int n, float* out) {
+  vf squares = zero();
+  for (int i = 0; i < n; i += kLanes) {
+    const vf v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  const vf scale = set1(1.0f / std::sqrt(sum_lanes(squares) / static_cast<float>(n) + eps));
+  for (int i = 0; i < n; i += kLanes) store(out + i, mul(mul(load(x + i), scale), load(gain + i)));
+}
+
+// Quantizes a row [n] to whole numbers in [-127, 127] by its largest magnitude; returns the scale. Bytes of INT8
+// products are shifted by 128, those of INT4 products are signed and come with the sum of each group.
+inline float quantize_row(const float* x, int n, bool shifted, uint8_t* out, int32_t* group_sums) {
+  vf largest = zero();
+  for (int i = 0; i < n; i += kLanes) largest = max(largest, abs(load(x + i)));
+  const float most = max_lanes(largest);
+  const vf inverse = set1(most > 0 ? 127.0f / most : 0.0f);
+  const vi offset = set1_i(shifted ? 128 : 0);
+  for (int i = 0; i < n; i += kLanes) store_low8(out + i, add_i(to_int(mul(load(x + i), inverse)), offset));
+  if (group_sums != nullptr)
+    for (int g = 0; g < n / kGroup; ++g) {
+      int32_t sum = 0;
+      for (int i = 0; i < kGroup; ++i) sum += static_cast<int8_t>(out[g * kGroup + i]);
+      group_sums[g] = sum;
+    }
+  return most / 127.0f;
+}
+
+// A product's rows in scratch memory, written one at a time from fp32 values padded to the product's inputs.
+struct RowWriter {
+  const SageLinear& w;
+  int compute;
+  char* data;
+  float* scales;
+  int32_t* sums;
+
+  Rows rows() const { return {data, row_bytes(w, compute), scales, sums}; }
+
+  void put(int row, const float* x) const {
+    const int n = padded_in(w);
+    char* out = data + row * row_bytes(w, compute);
+    if (is_quantized(w)) {
+      int32_t* group_sums = w.kind == SAGE_INT4 ? sums + static_cast<int64_t>(row) * (n / kGroup) : nullptr;
+      scales[row] = quantize_row(x, n, w.kind == SAGE_INT8, reinterpret_cast<uint8_t*>(out), group_sums);
+    } else if (row_bytes(w, compute) == 2 * n) {
+      for (int i = 0; i < n; i += kLanes)
+        store_low16(reinterpret_cast<uint16_t*>(out) + i, round_to_bf16(load(x + i)));
+    } else if (reinterpret_cast<const float*>(out) != x) {
+      for (int i = 0; i < n; i += kLanes) store(reinterpret_cast<float*>(out) + i, load(x + i));
+    }
+  }
+};
+
+// Cosines and sines [dim / 2] of a position's angles (Su et al., 2021).
+inline void rotation(int position, const float* inv_freq, int half, float* cosines, float* sines) {
+  for (int i = 0; i < half; ++i) {
+    const double angle = static_cast<float>(position) * inv_freq[i];
+    cosines[i] = static_cast<float>(std::cos(angle));
+    sines[i] = static_cast<float>(std::sin(angle));
+  }
+}
+
+// Rotates the pairs (x[i], x[i + half]) and scales the result.
+inline void rotate(float* x, const float* cosines, const float* sines, int half, float scale) {
+  for (int i = 0; i < half; ++i) {
+    const float a = x[i], b = x[i + half];
+    x[i] = (a * cosines[i] - b * sines[i]) * scale;
+    x[i + half] = (b * cosines[i] + a * sines[i]) * scale;
+  }
+}
+
+// One row [num_in] of a packed weight, as an embedding is looked up.
+inline void gather_row(const SageLinear& w, int row, float* out) {
+  const int num_in = padded_in(w), panel = row / kPanel, column = row % kPanel;
+  const char* base = static_cast<const char*>(w.weight);
+  if (w.kind == SAGE_F32 || w.kind == SAGE_F16) {
+    const int64_t first = static_cast<int64_t>(panel) * num_in * kPanel + column;
+    for (int k = 0; k < num_in; ++k) {
+      const int64_t at = first + static_cast<int64_t>(k) * kPanel;
+      out[k] = w.kind == SAGE_F32 ? reinterpret_cast<const float*>(base)[at]
+                                  : _cvtsh_ss(reinterpret_cast<const uint16_t*>(base)[at]);
+    }
+  } else if (w.kind == SAGE_BF16) {
+    const uint16_t* p = reinterpret_cast<const uint16_t*>(base) + static_cast<int64_t>(panel) * num_in * kPanel;
+    for (int k = 0; k < num_in; ++k) {
+      const uint32_t bits = static_cast<uint32_t>(p[(k / 2) * 2 * kPanel + column * 2 + k % 2]) << 16;
+      __builtin_memcpy(out + k, &bits, 4);
+    }
+  } else if (w.kind == SAGE_INT8) {
+    const int8_t* p = reinterpret_cast<const int8_t*>(base) + static_cast<int64_t>(panel) * num_in * kPanel;
+    for (int k = 0; k < num_in; ++k) out[k] = w.scale[row] * p[(k / 4) * 4 * kPanel + column * 4 + k % 4];
+  } else {
+    const char* block = base + static_cast<int64_t>(panel) * (num_in / kGroup) * Int4Product::kBlock;
+    for (int k = 0; k < num_in; ++k) {
+      const char* group = block + (k / kGroup) * Int4Product::kBlock;
+      const int in_group = k % kGroup, quad = in_group % 16 / 4;
+      const uint8_t both = static_cast<uint8_t>(group[kPanel * 2 + (quad * kPanel + column) * 4 + in_group % 4]);
+      const int nibble = in_group < 16 ? both & 15 : both >> 4;
+      out[k] = _cvtsh_ss(reinterpret_cast<const uint16_t*>(group)[column]) * static_cast<float>(nibble - 8);
+    }
+  }
+}
+
+}  // namespace SAGE_ISA

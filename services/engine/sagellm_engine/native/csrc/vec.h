@@ -1,0 +1,209 @@
+// Vectors of floats and integers, one width per instruction set: AVX-512 or AVX2 with FMA and F16C.
+// Everything is in the namespace of its instruction set, so that several can live in one library.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace SAGE_ISA {
+
+#ifdef __AVX512F__
+
+using vf = __m512;
+using vi = __m512i;
+constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
+
+inline vf zero() { return _mm512_setzero_ps(); }
+inline vi zero_i() { return _mm512_setzero_si512(); }
+inline vf set1(float x) { return _mm512_set1_ps(x); }
+inline vi set1_i(int32_t x) { return _mm512_set1_epi32(x); }
+inline vf load(const float* p) { return _mm512_loadu_ps(p); }
+inline vi load_i(const void* p) { return _mm512_loadu_si512(p); }
+inline void store(float* p, vf x) { _mm512_storeu_ps(p, x); }
+inline void store_i(void* p, vi x) { _mm512_storeu_si512(p, x); }
+inline vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+inline vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
+inline vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+inline vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+inline vf div(vf a, vf b) { return _mm512_div_ps(a, b); }
+inline vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
+inline vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
+inline vf abs(vf a) { return _mm512_abs_ps(a); }
+inline vf round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline vi to_int(vf a) { return _mm512_cvtps_epi32(a); }
+inline vf to_float(vi a) { return _mm512_cvtepi32_ps(a); }
+inline vf as_float(vi a) { return _mm512_castsi512_ps(a); }
+inline vi as_int(vf a) { return _mm512_castps_si512(a); }
+inline vi add_i(vi a, vi b) { return _mm512_add_epi32(a, b); }
+inline vi sub_i(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+inline vi mul_i(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
+inline vi and_i(vi a, vi b) { return _mm512_and_si512(a, b); }
+template <int kBits>
+inline vi shift_left(vi a) { return _mm512_slli_epi32(a, kBits); }
+template <int kBits>
+inline vi shift_right(vi a) { return _mm512_srli_epi32(a, kBits); }
+inline vf from_bf16(const uint16_t* p) {
+  return as_float(shift_left<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
+}
+inline vf from_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline vf from_int8(const int8_t* p) {
+  return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+// The lanes below n of a, the others from b.
+inline vf first(int n, vf a, vf b) { return _mm512_mask_blend_ps(static_cast<__mmask16>((1u << n) - 1), b, a); }
+// Stores the low 16 bits of each lane.
+inline void store_low16(uint16_t* p, vi x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
+}
+// Stores the low 8 bits of each lane.
+inline void store_low8(void* p, vi x) { _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x)); }
+// 2^n for whole n in [-126, 127].
+inline vf power_of_two(vf n) { return as_float(shift_left<23>(add_i(to_int(n), set1_i(127)))); }
+
+#ifdef __AVX512VNNI__
+inline vi dot4(vi acc, vi unsigned8, vi signed8) { return _mm512_dpbusd_epi32(acc, unsigned8, signed8); }
+#else
+inline vi dot4(vi acc, vi unsigned8, vi signed8) {
+  const vi low = _mm512_set1_epi16(0xff);
+  const vi even = _mm512_madd_epi16(
+      and_i(unsigned8, low), _mm512_srai_epi16(_mm512_slli_epi16(signed8, 8), 8));
+  const vi odd = _mm512_madd_epi16(_mm512_srli_epi16(unsigned8, 8), _mm512_srai_epi16(signed8, 8));
+  return add_i(acc, add_i(even, odd));
+}
+#endif
+
+#ifdef __AVX512BF16__
+constexpr bool kHasBf16 = true;
+inline vf dot2(vf acc, vi a, vi b) {
+  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+#else
+constexpr bool kHasBf16 = false;
+inline vf dot2(vf acc, vi, vi) { return acc; }
+#endif
+
+#else
+
+using vf = __m256;
+using vi = __m256i;
+constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
+constexpr bool kHasBf16 = false;
+
+inline vf zero() { return _mm256_setzero_ps(); }
+inline vi zero_i() { return _mm256_setzero_si256(); }
+inline vf set1(float x) { return _mm256_set1_ps(x); }
+inline vi set1_i(int32_t x) { return _mm256_set1_epi32(x); }
+inline vf load(const float* p) { return _mm256_loadu_ps(p); }
+inline vi load_i(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store(float* p, vf x) { _mm256_storeu_ps(p, x); }
+inline void store_i(void* p, vi x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+inline vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+inline vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
+inline vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+inline vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+inline vf div(vf a, vf b) { return _mm256_div_ps(a, b); }
+inline vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
+inline vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
+inline vf abs(vf a) { return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff))); }
+inline vf round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline vi to_int(vf a) { return _mm256_cvtps_epi32(a); }
+inline vf to_float(vi a) { return _mm256_cvtepi32_ps(a); }
+inline vf as_float(vi a) { return _mm256_castsi256_ps(a); }
+inline vi as_int(vf a) { return _mm256_castps_si256(a); }
+inline vi add_i(vi a, vi b) { return _mm256_add_epi32(a, b); }
+inline vi sub_i(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+inline vi mul_i(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
+inline vi and_i(vi a, vi b) { return _mm256_and_si256(a, b); }
+template <int kBits>
+inline vi shift_left(vi a) { return _mm256_slli_epi32(a, kBits); }
+template <int kBits>
+inline vi shift_right(vi a) { return _mm256_srli_epi32(a, kBits); }
+inline vf from_bf16(const uint16_t* p) {
+  return as_float(shift_left<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+}
+inline vf from_f16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline vf from_int8(const int8_t* p) {
+  return to_float(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline vf first(int n, vf a, vf b) {
+  const vi index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_blendv_ps(b, a, as_float(_mm256_cmpgt_epi32(set1_i(n), index)));
+}
+inline void store_low16(uint16_t* p, vi x) {
+  int32_t lanes[kLanes];
+  store_i(lanes, x);
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>(lanes[i]);
+}
+inline void store_low8(void* p, vi x) {
+  int32_t lanes[kLanes];
+  store_i(lanes, x);
+  for (int i = 0; i < kLanes; ++i) static_cast<uint8_t*>(p)[i] = static_cast<uint8_t>(lanes[i]);
+}
+inline vf power_of_two(vf n) { return as_float(shift_left<23>(add_i(to_int(n), set1_i(127)))); }
+inline vi dot4(vi acc, vi unsigned8, vi signed8) {
+  const vi low = _mm256_set1_epi16(0xff);
+  const vi even = _mm256_madd_epi16(
+      and_i(unsigned8, low), _mm256_srai_epi16(_mm256_slli_epi16(signed8, 8), 8));
+  const vi odd = _mm256_madd_epi16(_mm256_srli_epi16(unsigned8, 8), _mm256_srai_epi16(signed8, 8));
+  return add_i(acc, add_i(even, odd));
+}
+inline vf dot2(vf acc, vi, vi) { return acc; }
+
+#endif
+
+// Sum and maximum over the lanes, always in the same order.
+inline float sum_lanes(vf x) {
+  float lanes[kLanes];
+  store(lanes, x);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+inline float max_lanes(vf x) {
+  float lanes[kLanes];
+  store(lanes, x);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+  return lanes[0];
+}
+
+// e^x with an error of about one unit in the last place; below -87.3 the result is 0.
+// Range reduction and polynomial: Cephes (S. Moshier), expf.
+inline vf exp(vf x) {
+  const vf lowest = set1(-87.33654f);
+  const vf clamped = min(set1(88.0f), max(lowest, x));  // in this order, NaN stays NaN
+  const vf n = round(mul(clamped, set1(1.44269504088896341f)));
+  vf r = fma(n, set1(-0.693359375f), clamped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  vf p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = add(fma(mul(r, r), p, r), set1(1.0f));
+  const vf result = mul(p, power_of_two(n));
+#ifdef __AVX512F__
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ), result);
+#else
+  return _mm256_and_ps(result, _mm256_cmp_ps(x, lowest, _CMP_NLT_UQ));
+#endif
+}
+
+// Rounds to bfloat16, to nearest even; the result is in the low 16 bits. NaN stays NaN.
+inline vi round_to_bf16(vf x) {
+  const vi bits = as_int(x);
+  const vi odd = and_i(shift_right<16>(bits), set1_i(1));
+  return shift_right<16>(add_i(bits, add_i(odd, set1_i(0x7fff))));
+}
+
+inline vf silu(vf x) { return div(x, add(set1(1.0f), exp(sub(zero(), x)))); }
+
+}  // namespace SAGE_ISA

@@ -1,0 +1,120 @@
+"""A decoder that the library runs: the structs it is described by, and the memory that they point into."""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.models.config import ModelConfig
+from sagellm_engine.models.rope import inverse_frequencies
+from sagellm_engine.native.abi import Compute, Layer, Model, Step, WeightKind
+from sagellm_engine.native.kv import NativeKv
+from sagellm_engine.native.layout import model_parts
+from sagellm_engine.native.library import library
+from sagellm_engine.native.packed_file import PackedFile
+from sagellm_engine.native.packing import linear_struct
+
+LANES, MAX_GROUP, MAX_HEAD_DIM, MAX_HIDDEN = 16, 48, 256, 16384
+CACHE_LINE = 64
+
+
+def why_unsupported(config: ModelConfig) -> str | None:
+    """Return what of a model's shape the kernels cannot do, or None."""
+    if config.hidden_size % LANES or config.hidden_size > MAX_HIDDEN:
+        return f"hidden size {config.hidden_size} is no multiple of {LANES} up to {MAX_HIDDEN}"
+    if config.head_dim % LANES or config.head_dim > MAX_HEAD_DIM:
+        return f"head size {config.head_dim} is no multiple of {LANES} up to {MAX_HEAD_DIM}"
+    if config.num_heads // config.num_kv_heads > MAX_GROUP:
+        return f"more than {MAX_GROUP} query heads share a key head"
+    return None
+
+
+class NativeModel:
+    """Runs steps. Owns the packed weights, the KV memory and the scratch memory; one call at a time."""
+
+    def __init__(
+        self, config: ModelConfig, kind: WeightKind, compute: Compute, packed: PackedFile, kv: NativeKv
+    ) -> None:
+        self.kv = kv
+        self._library = library()
+        self._config = config
+        self._packed = packed
+        self._inv_freq = torch.tensor(inverse_frequencies(config.rope, config.head_dim), dtype=torch.float32)
+        parts = model_parts(config, kind)
+        self._layers = (Layer * config.num_layers)(
+            *(
+                Layer(
+                    **{vector.name.rsplit(".", 1)[1]: packed.address(vector.name) for vector in layer.vectors},
+                    qkv=linear_struct(layer.qkv, packed),
+                    o=linear_struct(layer.o, packed),
+                    gate_up=linear_struct(layer.gate_up, packed),
+                    down=linear_struct(layer.down, packed),
+                )
+                for layer in parts.layers
+            )
+        )
+        self._model = Model(
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            vocab=config.vocab_size,
+            compute=compute,
+            kv_kind=kv.kind,
+            eps=config.rms_norm_eps,
+            score_scale=config.head_dim**-0.5,
+            num_pages=kv.num_pages,
+            inv_freq=self._inv_freq.data_ptr(),
+            final_norm=packed.address(parts.norm.name),
+            layers=self._layers,
+            embedding=linear_struct(parts.embedding, packed),
+            lm_head=linear_struct(parts.lm_head, packed),
+            kv=kv.address,
+        )
+        self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def forward(self, rows: Sequence[SequenceState], out_rows: Sequence[int]) -> Tensor:
+        """Compute the rows, writing their keys and values; return the logits [len(out_rows), vocabulary] of some."""
+        step, arrays = _describe(rows, out_rows)
+        logits = torch.empty(len(out_rows), self._config.vocab_size)
+        step.logits = logits.data_ptr()
+        self._library.sage_forward(ctypes.byref(self._model), ctypes.byref(step), self._scratch_for(step))
+        del arrays  # alive until here, for the step points into them
+        return logits
+
+    def reserve(self, num_rows: int, num_out: int) -> int:
+        """Make room for steps up to a size; return the bytes it takes."""
+        needed = self._library.sage_scratch_bytes(ctypes.byref(self._model), num_rows, num_out) + CACHE_LINE
+        if len(self._scratch) < needed:
+            self._scratch = np.empty(needed, np.uint8)
+        return int(needed)
+
+    def _scratch_for(self, step: Step) -> int:
+        self.reserve(step.num_rows, step.num_out)
+        address = int(self._scratch.ctypes.data)
+        return address + -address % CACHE_LINE
+
+
+def _describe(rows: Sequence[SequenceState], out_rows: Sequence[int]) -> tuple[Step, list[NDArray[np.int32]]]:
+    tokens: list[int] = []
+    pages: list[int] = []
+    first_row, first_page, context = [0], [0], []
+    for seq in rows:
+        start, stop = seq.num_computed, seq.num_computed + seq.num_scheduled
+        tokens.extend(seq.tokens[start:stop])
+        pages.extend(seq.pages)
+        context.append(start)
+        first_row.append(len(tokens))
+        first_page.append(len(pages))
+    arrays = [np.array(part, np.int32) for part in (tokens, first_row, context, first_page, pages, out_rows)]
+    names = ("tokens", "first_row", "context", "first_page", "pages", "out_rows")
+    step = Step(num_rows=len(tokens), num_seqs=len(rows), num_out=len(out_rows))
+    for name, array in zip(names, arrays, strict=True):
+        setattr(step, name, array.ctypes.data)
+    return step, arrays

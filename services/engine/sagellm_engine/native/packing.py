@@ -1,0 +1,171 @@
+"""Packs a checkpoint's weights once and keeps them on the disk, under the checkpoint's hash and the instruction set."""
+
+import ctypes
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sagellm_engine.models.config import ModelConfig
+from sagellm_engine.native.abi import Linear, WeightKind
+from sagellm_engine.native.build import source_hash
+from sagellm_engine.native.layout import LinearPart, ModelParts, model_parts
+from sagellm_engine.native.library import library
+from sagellm_engine.native.packed_file import PackedFile, in_memory, open_packed, write_packed
+from sagellm_engine.native.paths import cache_folder
+from sagellm_engine.weights.checkpoint import Checkpoint
+from sagellm_engine.weights.fingerprint import checkpoint_fingerprint
+
+KINDS = {torch.float32: WeightKind.F32, torch.bfloat16: WeightKind.BF16, torch.float16: WeightKind.F16}
+Sizes = Mapping[str, int]
+Fill = Callable[[PackedFile], None]
+VECTOR_ROOM = 64
+"""Vectors end with zeros up to a multiple of so many elements, so that kernels may read whole registers."""
+
+
+def packed_model(folder: Path, config: ModelConfig, kind: WeightKind) -> PackedFile:
+    """Return the packed weights of a model folder, made now if they are not on the disk yet.
+
+    Raises what `Checkpoint` raises. Where nothing can be written, they are made in this process's own memory.
+    """
+    try:
+        path = _cache_file(folder, config, kind)
+    except OSError:
+        return in_memory(*_recipe(folder, config, kind))
+    with _locked(path):
+        found = _open_cached(path)
+        if found is None:
+            try:
+                write_packed(path, *_recipe(folder, config, kind))
+            except OSError:  # the disk is full
+                return in_memory(*_recipe(folder, config, kind))
+            _remove_older(path)
+            found = open_packed(path)
+    return found
+
+
+def _cache_file(folder: Path, config: ModelConfig, kind: WeightKind) -> Path:
+    cache = cache_folder("packed")
+    model = hashlib.sha256((checkpoint_fingerprint(folder, cache) + repr(config)).encode()).hexdigest()[:20]
+    return cache / f"{model}-{kind.name.lower()}-{library().sage_panel_width()}-{source_hash()}.pack"
+
+
+def _remove_older(path: Path) -> None:
+    """Remove what earlier versions of the kernels packed of the same weights."""
+    stem = path.name.rsplit("-", 1)[0]
+    for other in path.parent.glob(f"{stem}-*.pack*"):
+        if not other.name.startswith(path.stem):
+            other.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes of this host from packing the same weights at the same time."""
+    with path.with_suffix(".pack.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _open_cached(path: Path) -> PackedFile | None:
+    try:
+        return open_packed(path) if path.is_file() else None
+    except (ValueError, OSError):
+        return None
+
+
+class _Recipe:
+    """Fills the parts of one model from its checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, parts: ModelParts) -> None:
+        self._checkpoint = checkpoint
+        self._parts = parts
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every part."""
+        sizes: dict[str, int] = {}
+        for part in self._parts.linears():
+            outputs = padded_outputs(part.num_out)
+            shape = Linear(kind=part.kind, num_in=part.num_in, num_out=part.num_out)
+            sizes[part.name] = library().sage_packed_bytes(ctypes.byref(shape))
+            if part.kind is WeightKind.INT8:
+                sizes[part.name + ".scale"] = sizes[part.name + ".sums"] = outputs * 4
+            if part.bias:
+                sizes[part.name + ".bias"] = outputs * 4
+        for vector in self._parts.vectors():
+            sizes[vector.name] = -(-vector.size // VECTOR_ROOM) * VECTOR_ROOM * 4
+        return sizes
+
+    def fill(self, packed: PackedFile) -> None:
+        """Write every part."""
+        for part in self._parts.linears():
+            self._fill_linear(part, packed)
+        for vector in self._parts.vectors():
+            target = torch.empty(vector.size)
+            self._checkpoint.copy_into(target, vector.tensor)
+            _write(packed, vector.name, target)
+
+    def _fill_linear(self, part: LinearPart, packed: PackedFile) -> None:
+        dtype = self._checkpoint.dtype(part.tensors[0][0] + ".weight")
+        weight = torch.empty(part.num_out, part.num_in, dtype=dtype if dtype in KINDS else torch.float32)
+        self._gather(weight, part, ".weight")
+        target = linear_struct(part, packed)
+        if library().sage_pack(ctypes.byref(target), weight.data_ptr(), KINDS[weight.dtype], part.interleaved):
+            raise RuntimeError(f"{part.name} could not be packed")
+        if part.bias:
+            bias = torch.empty(part.num_out)
+            self._gather(bias, part, ".bias")
+            _write(packed, part.name + ".bias", interleave(bias) if part.interleaved else bias)
+
+    def _gather(self, target: Tensor, part: LinearPart, suffix: str) -> None:
+        start = 0
+        for name, rows in part.tensors:
+            self._checkpoint.copy_into(target[start : start + rows], name + suffix)
+            start += rows
+
+
+def _recipe(
+    folder: Path, config: ModelConfig, kind: WeightKind
+) -> tuple[Mapping[str, int], Callable[[PackedFile], None]]:
+    recipe = _Recipe(Checkpoint(folder), model_parts(config, kind))
+    return recipe.sizes(), recipe.fill
+
+
+def padded_outputs(num_out: int) -> int:
+    """Return the outputs of a packed weight, padding included."""
+    width: int = library().sage_panel_width()
+    return -(-num_out // width) * width
+
+
+def interleave(bias: Tensor) -> Tensor:
+    """Order the bias [2 · n] of gate and up as their packed outputs are: a register of each in turn, zeros behind."""
+    lanes = library().sage_panel_width() // 2
+    half = len(bias) // 2
+    padded = torch.zeros(2, -(-half // lanes) * lanes)
+    padded[:, :half] = bias.view(2, half)
+    return padded.view(2, -1, lanes).transpose(0, 1).reshape(-1)
+
+
+def linear_struct(part: LinearPart, packed: PackedFile) -> Linear:
+    """Describe a packed weight to the library."""
+
+    def optional(suffix: str) -> int | None:
+        name = part.name + suffix
+        return packed.address(name) if name in packed else None
+
+    return Linear(
+        kind=part.kind,
+        num_in=part.num_in,
+        num_out=part.num_out,
+        weight=packed.address(part.name),
+        scale=optional(".scale"),
+        sums=optional(".sums"),
+        bias=optional(".bias"),
+    )
+
+
+def _write(packed: PackedFile, name: str, values: Tensor) -> None:
+    ctypes.memmove(packed.address(name), values.contiguous().data_ptr(), values.numel() * values.itemsize)
