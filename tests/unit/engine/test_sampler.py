@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -13,10 +13,21 @@ from torch import Tensor
 from sagellm_common.errors import Internal
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import SamplingParams
+from sagellm_engine.native.sampling import native_sample
 from sagellm_engine.sampling.adjust import adjust_logits
 from sagellm_engine.sampling.limits import least_surviving, row_limits
-from sagellm_engine.sampling.sampler import sample
+from sagellm_engine.sampling.sampler import Sampled
+from sagellm_engine.sampling.sampler import sample as torch_sample
 from support.sequences import sequence
+
+Sampler = Callable[[Tensor, Sequence[SequenceState]], Sampled]
+
+
+@pytest.fixture(params=[torch_sample, native_sample], ids=["torch", "native"])
+def sample(request: pytest.FixtureRequest) -> Sampler:
+    """Give both samplers in turn."""
+    sampler: Sampler = request.param
+    return sampler
 
 
 def logits_of(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -77,13 +88,13 @@ def test_equal_scores_stay_together() -> None:
     assert survivors_of(scores, params) == [set(range(300)), set(range(300))]
 
 
-def test_greedy_takes_the_likeliest() -> None:
+def test_greedy_takes_the_likeliest(sample: Sampler) -> None:
     """Temperature 0 takes the largest logit of each row."""
     logits = logits_of(6, 900)
     assert sample(logits.clone(), [sequence([1]) for _ in range(6)]).token_ids == logits.argmax(1).tolist()
 
 
-def draws(logits_V: Tensor, num: int, **options: object) -> Counter[int]:
+def draws(sample: Sampler, logits_V: Tensor, num: int, **options: object) -> Counter[int]:
     """Draw once from each of many seeds."""
     rows = [sequence([1, 2], seed=seed, **{"temperature": 1.0, **options}) for seed in range(num)]
     return Counter(sample(logits_V.repeat(num, 1), rows).token_ids)
@@ -103,7 +114,7 @@ def draws(logits_V: Tensor, num: int, **options: object) -> Counter[int]:
     ],
     ids=str,
 )
-def test_distribution(options: dict[str, float]) -> None:
+def test_distribution(sample: Sampler, options: dict[str, float]) -> None:
     """Drawn frequencies are those of the softmax over the survivors (chi-squared, p over 1e-4)."""
     logits = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0])
     num = 4000
@@ -111,24 +122,24 @@ def test_distribution(options: dict[str, float]) -> None:
     limits = {name: value for name, value in options.items() if name != "temperature"}
     alive = naive_survivors(scores, SamplingParams(max_tokens=1, **limits))  # type: ignore[arg-type]
     total = sum(math.exp(scores[i]) for i in alive)
-    counts = draws(logits, num, **options)
+    counts = draws(sample, logits, num, **options)
     assert set(counts) <= alive
     expected = {i: num * math.exp(scores[i]) / total for i in alive}
     chi_squared = sum((counts[i] - expected[i]) ** 2 / expected[i] for i in alive)
     assert chi_squared < 30.0  # 7 degrees of freedom at most: p = 1e-4
 
 
-def test_wide_vocabulary_distribution() -> None:
+def test_wide_vocabulary_distribution(sample: Sampler) -> None:
     """Where only few of many tokens can win, those few come up as often as they should."""
     logits = torch.full((5000,), -40.0)
     logits[[17, 4321]] = torch.tensor([1.0, 0.0])
-    counts = draws(logits, 3000)
+    counts = draws(sample, logits, 3000)
     assert set(counts) == {17, 4321}
     assert abs(counts[17] / 3000 - 1 / (1 + math.exp(-1))) < 0.03
 
 
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05}], ids=str)
-def test_a_row_does_not_depend_on_its_neighbours(options: dict[str, float]) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(sample: Sampler, options: dict[str, float]) -> None:
     """A row draws the same token alone and in a batch of rows with other options."""
     logits = logits_of(9, 1200)
     mixed = [
@@ -143,7 +154,7 @@ def test_a_row_does_not_depend_on_its_neighbours(options: dict[str, float]) -> N
     assert alone == batched[4:5]
 
 
-def test_each_choice_and_position_draws_anew() -> None:
+def test_each_choice_and_position_draws_anew(sample: Sampler) -> None:
     """Choices of one request, and positions of one choice, draw different tokens; the same place draws the same."""
     logits = torch.zeros(1, 1000)
 
@@ -185,7 +196,7 @@ def test_logit_bias_and_min_tokens() -> None:
     assert adjusted([0.0, 0.0, 0.0, 0.0], row) == [0.0, 5.0, -1.5, 0.0]
 
 
-def test_logprobs_are_the_models() -> None:
+def test_logprobs_are_the_models(sample: Sampler) -> None:
     """Log-probabilities are those of the unadjusted logits at temperature 1, alternatives likeliest first."""
     logits = logits_of(2, 50)
     rows = [
@@ -204,7 +215,7 @@ def test_logprobs_are_the_models() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_that_is_not_a_number_fails_alone(bad: float, temperature: float) -> None:
+def test_a_row_that_is_not_a_number_fails_alone(sample: Sampler, bad: float, temperature: float) -> None:
     """NaN or infinite logits fail their row; the others get what they get without it."""
     logits = logits_of(3, 100)
     rows = [sequence([1], seed=row, temperature=temperature) for row in range(3)]
@@ -216,7 +227,39 @@ def test_a_row_that_is_not_a_number_fails_alone(bad: float, temperature: float) 
     assert [result.token_ids[0], result.token_ids[2]] == [healthy.token_ids[0], healthy.token_ids[2]]
 
 
-def test_tiny_temperature_is_greedy() -> None:
+def test_tiny_temperature_is_greedy(sample: Sampler) -> None:
     """A temperature too small to divide by takes the likeliest token."""
     logits = logits_of(1, 100)
     assert sample(logits.clone(), [sequence([1], temperature=1e-40)]).token_ids == logits.argmax(1).tolist()
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 0.2, 0.8, 1.0, 1.7]),
+        "top_k": st.sampled_from([0, 1, 7, 64, 500]),
+        "top_p": st.sampled_from([1.0, 0.95, 0.5, 0.01]),
+        "min_p": st.sampled_from([0.0, 0.02, 0.3]),
+        "presence_penalty": st.sampled_from([0.0, 0.7]),
+        "frequency_penalty": st.sampled_from([0.0, -0.4]),
+        "repetition_penalty": st.sampled_from([1.0, 1.3]),
+        "logit_bias": st.sampled_from([{}, {3: 4.0, 5: -2.0}]),
+        "min_tokens": st.sampled_from([0, 9]),
+        "logprobs": st.sampled_from([None, 0, 5]),
+        "seed": st.integers(0, 2**64 - 1),
+    }
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(OPTIONS, min_size=1, max_size=6), st.sampled_from([37, 700, 4099]), st.integers(0, 10**6))
+def test_both_samplers_choose_the_same(options: list[dict[str, object]], vocab_size: int, seed: int) -> None:
+    """Our sampler and its plain twin choose the same tokens and give the same log-probabilities."""
+    logits = logits_of(len(options), vocab_size, seed=seed)
+    rows = [sequence([1, 2, 2], output=[4, 4, 6], stop_ids=[8, 9], **item) for item in options]
+    ours, twin = native_sample(logits.clone(), rows), torch_sample(logits.clone(), rows)
+    assert ours.token_ids == twin.token_ids
+    assert set(ours.logprobs) == set(twin.logprobs)
+    for row, entry in ours.logprobs.items():
+        assert entry.logprob == pytest.approx(twin.logprobs[row].logprob, abs=1e-5)
+        assert [token for token, _ in entry.top] == [token for token, _ in twin.logprobs[row].top]
+        assert [x for _, x in entry.top] == pytest.approx([x for _, x in twin.logprobs[row].top], abs=1e-5)

@@ -10,6 +10,7 @@ from sagellm_engine.core.runner import StepResult
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.native.model import NativeModel
+from sagellm_engine.native.sampling import native_sample
 
 
 class NativeRunner:
@@ -25,7 +26,7 @@ class NativeRunner:
         """Compute the rows and sample those that reach their last token."""
         sampling = sampling_rows(rows)
         logits = self._loaded().forward(rows, sampling.last_rows)
-        return sampled_step(logits, rows, sampling.sequences)
+        return sampled_step(logits, rows, sampling.sequences, native_sample)
 
     def all_logits(self, row: SequenceState) -> Tensor:
         """Return the logits [scheduled tokens, V] of one row: for tests and for scoring."""

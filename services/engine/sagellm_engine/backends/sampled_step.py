@@ -1,13 +1,16 @@
 """From a step's logits to its result: what the runners that compute logits share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from sagellm_engine.core.runner import StepResult
 from sagellm_engine.core.sequence import SequenceState
-from sagellm_engine.sampling.sampler import sample
+from sagellm_engine.sampling.sampler import Sampled, sample
+
+
+Sampler = Callable[[Tensor, Sequence[SequenceState]], Sampled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,9 @@ def sampling_rows(rows: Sequence[SequenceState]) -> SamplingRows:
     return found
 
 
-def sampled_step(logits_RV: Tensor, rows: Sequence[SequenceState], sampling: Sequence[int]) -> StepResult:
+def sampled_step(
+    logits_RV: Tensor, rows: Sequence[SequenceState], sampling: Sequence[int], sample: Sampler = sample
+) -> StepResult:
     """Sample the sequences at the places `sampling`, whose logits these are."""
     token_ids = [0] * len(rows)
     if not sampling:

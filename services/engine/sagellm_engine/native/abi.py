@@ -110,6 +110,47 @@ class Step(ctypes.Structure):
     ]
 
 
+MAX_LOGPROBS = 20
+
+
+class Sampling(ctypes.Structure):
+    """`SageSampling`."""
+
+    _fields_ = [
+        ("temperature", ctypes.c_float),
+        ("top_p", ctypes.c_float),
+        ("min_p", ctypes.c_float),
+        ("repetition", ctypes.c_float),
+        ("presence", ctypes.c_float),
+        ("frequency", ctypes.c_float),
+        ("top_k", INT32),
+        ("num_logprobs", INT32),
+        ("seed", ctypes.c_uint64),
+        ("position", ctypes.c_uint32),
+        ("stream", ctypes.c_uint32),
+        ("tokens", POINTER),
+        ("num_tokens", INT32),
+        ("num_prompt", INT32),
+        ("bias_ids", POINTER),
+        ("bias", POINTER),
+        ("num_bias", INT32),
+        ("reserved", INT32),
+        ("allowed", POINTER),
+    ]
+
+
+class Sampled(ctypes.Structure):
+    """`SageSampled`."""
+
+    _fields_ = [
+        ("token", INT32),
+        ("num_top", INT32),
+        ("logprob", ctypes.c_float),
+        ("top_logprobs", ctypes.c_float * MAX_LOGPROBS),
+        ("top", INT32 * MAX_LOGPROBS),
+    ]
+
+
 SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sage_isa": (ctypes.c_char_p, []),
     "sage_set_isa": (INT32, [ctypes.c_char_p]),
@@ -119,6 +160,8 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sage_packed_bytes": (ctypes.c_int64, [ctypes.POINTER(Linear)]),
     "sage_pack": (INT32, [ctypes.POINTER(Linear), POINTER, INT32, INT32]),
     "sage_linear": (INT32, [ctypes.POINTER(Linear), INT32, INT32, POINTER, POINTER, POINTER]),
+    "sage_sample": (INT32, [ctypes.POINTER(Sampling), INT32, POINTER, INT32, ctypes.POINTER(Sampled)]),
+    "sage_philox": (None, [POINTER, POINTER, POINTER]),
     "sage_scratch_bytes": (ctypes.c_int64, [ctypes.POINTER(Model), INT32, INT32]),
     "sage_forward": (INT32, [ctypes.POINTER(Model), ctypes.POINTER(Step), POINTER]),
 }

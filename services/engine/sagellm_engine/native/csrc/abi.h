@@ -82,6 +82,39 @@ struct SageStep {
   float* logits;              // [num_out, vocab]
 };
 
+constexpr int32_t kSageMaxLogprobs = 20;
+
+// How one row's token is chosen. Limits that are off: top_k 0, top_p 1, min_p 0; penalties 0, repetition 1.
+struct SageSampling {
+  float temperature;       // 0: the likeliest token
+  float top_p;
+  float min_p;
+  float repetition;        // over prompt and output
+  float presence;          // over the output
+  float frequency;         // over the output
+  int32_t top_k;
+  int32_t num_logprobs;    // alternatives, -1: no log-probabilities
+  uint64_t seed;
+  uint32_t position;       // of the token in the sequence
+  uint32_t stream;
+  const int32_t* tokens;   // [num_tokens] so far, or null without penalties
+  int32_t num_tokens;
+  int32_t num_prompt;
+  const int32_t* bias_ids; // [num_bias]
+  const float* bias;       // [num_bias], added; -inf forbids
+  int32_t num_bias;
+  int32_t reserved;
+  const uint32_t* allowed; // a bit for each token of the vocabulary, or null
+};
+
+struct SageSampled {
+  int32_t token;           // -1: the logits have a NaN or no finite maximum
+  int32_t num_top;
+  float logprob;           // of the token under the logits as they came
+  float top_logprobs[kSageMaxLogprobs];
+  int32_t top[kSageMaxLogprobs];
+};
+
 #pragma GCC visibility push(default)
 
 // Name of the instruction set in use: the best that this processor has, unless one was chosen. "" if there is none.
@@ -115,6 +148,12 @@ int64_t sage_scratch_bytes(const SageModel* model, int32_t num_rows, int32_t num
 
 // Runs one step: writes keys and values into their pages, and the logits.
 int32_t sage_forward(const SageModel* model, const SageStep* step, void* scratch);
+
+// Chooses a token for each row of logits [num_rows, vocab], which are used up.
+int32_t sage_sample(const SageSampling* rows, int32_t num_rows, float* logits, int32_t vocab, SageSampled* out);
+
+// Philox4x32-10: the four words of a counter under a key, for tests.
+void sage_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words);
 
 #pragma GCC visibility pop
 }

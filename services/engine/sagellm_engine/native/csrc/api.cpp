@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "isa.h"
+#include "philox.h"
 #include "pool.h"
 
 namespace {
@@ -66,5 +67,15 @@ int32_t sage_forward(const SageModel* model, const SageStep* step, void* scratch
 int32_t sage_linear(const SageLinear* w, int32_t compute, int32_t rows, const float* x, float* out, void* scratch) {
   chosen()->linear(*w, compute, rows, x, out, scratch);
   return 0;
+}
+
+int32_t sage_sample(const SageSampling* rows, int32_t num_rows, float* logits, int32_t vocab, SageSampled* out) {
+  chosen()->sample(rows, num_rows, logits, vocab, out);
+  return 0;
+}
+
+void sage_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words) {
+  for (int i = 0; i < 4; ++i) words[i] = counter[i];
+  sage::philox(words, key[0], key[1]);
 }
 }

@@ -31,6 +31,11 @@ inline vf div(vf a, vf b) { return _mm512_div_ps(a, b); }
 inline vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
 inline vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
 inline vf abs(vf a) { return _mm512_abs_ps(a); }
+// The lanes of x that are at least as large as in bound, the others 0; and how many there are.
+inline vf at_least(vf x, vf bound) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ), x); }
+inline int count_at_least(vf x, vf bound) {
+  return __builtin_popcount(_mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ));
+}
 inline vf round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline vi to_int(vf a) { return _mm512_cvtps_epi32(a); }
 inline vf to_float(vi a) { return _mm512_cvtepi32_ps(a); }
@@ -109,6 +114,10 @@ inline vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 inline vf div(vf a, vf b) { return _mm256_div_ps(a, b); }
 inline vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
 inline vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
+inline vf at_least(vf x, vf bound) { return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_GE_OQ), x); }
+inline int count_at_least(vf x, vf bound) {
+  return __builtin_popcount(_mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GE_OQ)));
+}
 inline vf abs(vf a) { return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff))); }
 inline vf round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline vi to_int(vf a) { return _mm256_cvtps_epi32(a); }
@@ -195,6 +204,33 @@ inline vf exp(vf x) {
 #else
   return _mm256_and_ps(result, _mm256_cmp_ps(x, lowest, _CMP_NLT_UQ));
 #endif
+}
+
+// Natural logarithm of a positive normal number, within about one unit in the last place.
+// Cephes (S. Moshier), logf.
+inline vf log(vf x) {
+  const vi bits = as_int(x);
+  vf mantissa = as_float(add_i(and_i(bits, set1_i(0x007fffff)), set1_i(0x3f000000)));  // in [0.5, 1)
+  vf exponent = to_float(sub_i(shift_right<23>(bits), set1_i(126)));
+#ifdef __AVX512F__
+  const __mmask16 small = _mm512_cmp_ps_mask(mantissa, set1(0.707106781186547524f), _CMP_LT_OQ);
+  exponent = _mm512_mask_sub_ps(exponent, small, exponent, set1(1.0f));
+  const vf doubled = _mm512_maskz_mov_ps(small, mantissa);
+#else
+  const vf small = _mm256_cmp_ps(mantissa, set1(0.707106781186547524f), _CMP_LT_OQ);
+  exponent = sub(exponent, _mm256_and_ps(small, set1(1.0f)));
+  const vf doubled = _mm256_and_ps(small, mantissa);
+#endif
+  const vf r = add(sub(mantissa, set1(1.0f)), doubled);
+  const vf square = mul(r, r);
+  vf p = set1(7.0376836292e-2f);
+  for (const float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+                        2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
+    p = fma(p, r, set1(c));
+  vf y = mul(mul(p, r), square);
+  y = fma(exponent, set1(-2.12194440e-4f), y);
+  y = fma(square, set1(-0.5f), y);
+  return fma(exponent, set1(0.693359375f), add(r, y));
 }
 
 // Rounds to bfloat16, to nearest even; the result is in the low 16 bits. NaN stays NaN.

@@ -1,0 +1,63 @@
+"""Logits to tokens by the library's sampler; see csrc/sampler.h."""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sagellm_common.errors import Internal
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.core.types import TokenLogprobs
+from sagellm_engine.native.abi import Sampled, Sampling
+from sagellm_engine.native.library import library
+from sagellm_engine.sampling.sampler import Sampled as SampledRows
+
+
+def native_sample(logits_RV: Tensor, rows: Sequence[SequenceState]) -> SampledRows:
+    """Choose the next token of each row; the twin of `sagellm_engine.sampling.sampler.sample`, for contiguous fp32."""
+    num_rows, vocab_size = logits_RV.shape
+    alive: list[NDArray[np.generic]] = []
+    options = (Sampling * num_rows)(*(_options(seq, alive) for seq in rows))
+    sampled = (Sampled * num_rows)()
+    library().sage_sample(options, num_rows, logits_RV.data_ptr(), vocab_size, sampled)
+    del alive  # until here: the options point into them
+    result = SampledRows([max(row.token, 0) for row in sampled])
+    for place, (row, seq) in enumerate(zip(sampled, rows, strict=True)):
+        if row.token < 0:
+            result.errors[place] = Internal("the model's output was not a number for this request")
+        elif seq.sampling.logprobs is not None:
+            top = zip(row.top[: row.num_top], row.top_logprobs[: row.num_top], strict=True)
+            result.logprobs[place] = TokenLogprobs(row.logprob, tuple(top))
+    return result
+
+
+def _options(seq: SequenceState, alive: list[NDArray[np.generic]]) -> Sampling:
+    """Describe one row; arrays that it points into are put into `alive`."""
+    params = seq.sampling
+    options = Sampling(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition=params.repetition_penalty,
+        presence=params.presence_penalty,
+        frequency=params.frequency_penalty,
+        top_k=params.top_k,
+        num_logprobs=-1 if params.logprobs is None else params.logprobs,
+        seed=params.seed & (1 << 64) - 1,
+        position=len(seq.tokens),
+        stream=seq.choice,
+    )
+    if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
+        tokens = np.array(seq.tokens, np.int32)
+        alive.append(tokens)
+        options.tokens, options.num_tokens, options.num_prompt = tokens.ctypes.data, len(tokens), seq.num_prompt
+    bias = dict(params.logit_bias)
+    if seq.num_output < params.min_tokens:
+        bias.update(dict.fromkeys(seq.stop_ids, float("-inf")))
+    if bias:
+        ids, values = np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
+        alive += [ids, values]
+        options.bias_ids, options.bias, options.num_bias = ids.ctypes.data, values.ctypes.data, len(bias)
+    return options
