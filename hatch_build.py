@@ -16,7 +16,8 @@ class NativeBuildHook(BuildHookInterface[Any]):
         """Compile, unless the library of these sources is there; a wheel with it is for this platform alone."""
         folder = Path(self.root) / NATIVE
         spec = importlib.util.spec_from_file_location("sagellm_native_build", folder / "build.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)
         library = folder / "lib" / f"{build.source_hash()}.so"

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from sagellm_engine.attention.batch import build_batch
+from sagellm_engine.attention.kinds import FAST, INVARIANT, AttentionKind
 from sagellm_engine.attention.protocol import write_pages
 from sagellm_engine.attention.reference import reference_attention
-from sagellm_engine.attention.sdpa import sdpa_attention
 from support.sequences import sequence
 
 pytestmark = pytest.mark.acceptance(113)
@@ -15,10 +15,13 @@ pytestmark = pytest.mark.acceptance(113)
 ROWS = [(0, 1), (15, 1), (16, 1), (17, 1), (0, 5), (200, 1), (0, 16), (33, 20), (64, 1), (100, 1), (16, 16), (0, 33)]
 
 
+@pytest.mark.parametrize("kind", [FAST, INVARIANT], ids=["sdpa", "tiled"])
 @pytest.mark.parametrize("group_size", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:4], [(0, 40)], [(31, 2)], [(47, 1)]], ids=["mixed", "a", "b", "c", "d"])
-def test_sdpa_equals_reference(group_size: int, dtype: torch.dtype, rows: list[tuple[int, int]]) -> None:
+def test_equals_reference(
+    kind: AttentionKind, group_size: int, dtype: torch.dtype, rows: list[tuple[int, int]]
+) -> None:
     """Over pages in any order, in mixed batches, both give the same to rounding."""
     num_kv, head_dim, num_pages = 2, 16, 80
     generator = torch.Generator().manual_seed(0)
@@ -38,6 +41,7 @@ def test_sdpa_equals_reference(group_size: int, dtype: torch.dtype, rows: list[t
     q, k, v = noise(num_rows, num_kv * group_size, head_dim), *noise(2, num_rows, num_kv, head_dim)
     batch = build_batch(sequences, num_pages, dtype, torch.device("cpu"))
     write_pages(k, v, k_pages, v_pages, batch)
-    fast = sdpa_attention(q, k, v, k_pages, v_pages, batch)
+    kind_batch = kind.build(sequences, num_pages, dtype, torch.device("cpu"))
+    fast = kind.attend(q, k, v, k_pages, v_pages, kind_batch)
     slow = reference_attention(q, k, v, k_pages, v_pages, batch)
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12 if dtype is torch.float64 else 2e-6)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sagellm_engine.layers.linear import PackedLinear, PlainLinear, linear_for
+from sagellm_engine.layers.linear import PlainLinear, TiledLinear, linear_for
 from sagellm_engine.layers.norm import rms_norm
 from sagellm_engine.layers.rotary import rotate, rotation
 
@@ -21,15 +21,14 @@ def test_packed_linear_equals_plain(num_rows: int, with_bias: bool) -> None:
     """The packed product is the plain one to rounding, for any number of rows."""
     weight, bias, x = noise(100, 72), noise(100) if with_bias else None, noise(num_rows, 72)
     with torch.inference_mode():
-        fast, slow = PackedLinear(weight.clone(), bias)(x), PlainLinear(weight, bias)(x)
+        fast, slow = TiledLinear(weight.clone(), bias)(x), PlainLinear(weight, bias)(x)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-4)
 
 
 def test_linear_is_chosen_by_device_and_type() -> None:
     """Only fp32 on a CPU is packed."""
-    assert linear_for(torch.device("cpu"), torch.float32) is PackedLinear
-    assert linear_for(torch.device("cpu"), torch.bfloat16) is PlainLinear
-    assert linear_for(torch.device("cuda"), torch.float32) is PlainLinear
+    assert linear_for(torch.device("cpu")) is TiledLinear
+    assert linear_for(torch.device("cuda")) is PlainLinear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,7 +9,6 @@ from sagellm_engine.core.runner import StepResult
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.sampling.sampler import Sampled, sample
 
-
 Sampler = Callable[[Tensor, Sequence[SequenceState]], Sampled]
 
 

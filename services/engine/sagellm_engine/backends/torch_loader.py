@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from sagellm_common.errors import InvalidArgument
-from sagellm_engine.attention.sdpa import sdpa_attention
+from sagellm_engine.attention.kinds import FAST, INVARIANT
 from sagellm_engine.backends.memory import plan_pages
 from sagellm_engine.backends.torch_runner import TorchPlace, TorchRunner
 from sagellm_engine.core.config import EngineConfig
@@ -42,7 +42,12 @@ def load_runner(
         raise InvalidArgument(f"dtype {dtype_name!r} is unknown; known are auto, {', '.join(DTYPES)}", param="dtype")
     dtype, max_model_len = DTYPES[dtype_name], chosen_max_model_len(config, model)
     weights = WeightLoader(Checkpoint(config.model_path), model, dtype, device).load()
-    place = TorchPlace(device=device, dtype=dtype, max_batch_tokens=config.max_batch_tokens or max_batch_tokens)
+    place = TorchPlace(
+        device=device,
+        dtype=dtype,
+        max_batch_tokens=config.max_batch_tokens or max_batch_tokens,
+        attention=INVARIANT if device.type == "cpu" else FAST,
+    )
     num_pages = plan_pages(
         config,
         page_bytes=page_bytes(model, dtype),
@@ -59,7 +64,7 @@ def load_runner(
         kind=f"{backend}-{hardware}-{dtype_name}-{model.family}",
     )
     cache = KvCache(model, num_pages, dtype, device)
-    return TorchRunner(Decoder(model, weights, sdpa_attention), cache, info, place)
+    return TorchRunner(Decoder(model, weights, place.attention.attend), cache, info, place)
 
 
 def chosen_max_model_len(config: EngineConfig, model: ModelConfig) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sagellm_engine.attention.batch import build_batch
+from sagellm_engine.attention.kinds import AttentionKind
 from sagellm_engine.backends.sampled_step import sampled_step, sampling_rows
 from sagellm_engine.core.runner import StepResult
 from sagellm_engine.core.sequence import SequenceState
@@ -22,6 +22,7 @@ class TorchPlace:
     device: torch.device
     dtype: torch.dtype
     max_batch_tokens: int
+    attention: AttentionKind
 
 
 class TorchRunner:
@@ -74,7 +75,7 @@ class TorchRunner:
             start, stop = seq.num_computed, seq.num_computed + seq.num_scheduled
             tokens.extend(seq.tokens[start:stop])
             positions.extend(range(start, stop))
-        batch = build_batch(rows, cache.null_page, place.dtype, place.device)
+        batch = place.attention.build(rows, cache.null_page, place.dtype, place.device)
         return decoder.forward(
             torch.tensor(tokens, device=place.device), torch.tensor(positions, device=place.device), cache, batch
         )

@@ -3,12 +3,13 @@
 Legend: T rows of the step, H hidden size, N query heads, K key/value heads, D head size, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sagellm_engine.attention.batch import AttentionBatch
-from sagellm_engine.attention.protocol import Attention, write_pages
+from sagellm_engine.attention.protocol import Attention, StepLayout, write_pages
 from sagellm_engine.kv.cache import KvCache
 from sagellm_engine.layers.norm import rms_norm
 from sagellm_engine.layers.rotary import rotate, rotation
@@ -20,7 +21,7 @@ from sagellm_engine.weights.decoder import DecoderWeights, LayerWeights
 class Decoder:
     """Runs one step for any family of the table. Owns the weights; pages are the caller's."""
 
-    def __init__(self, config: ModelConfig, weights: DecoderWeights, attention: Attention) -> None:
+    def __init__(self, config: ModelConfig, weights: DecoderWeights, attention: Attention[Any]) -> None:
         self._config = config
         self._weights = weights
         self._attention = attention
@@ -28,7 +29,7 @@ class Decoder:
         rope_dtype = torch.float64 if weights.norm.dtype is torch.float64 else torch.float32
         self._inv_freq = torch.tensor(frequencies, dtype=rope_dtype, device=weights.norm.device)
 
-    def forward(self, tokens_T: Tensor, positions_T: Tensor, cache: KvCache, batch: AttentionBatch) -> Tensor:
+    def forward(self, tokens_T: Tensor, positions_T: Tensor, cache: KvCache, batch: StepLayout) -> Tensor:
         """Compute a step's hidden states [T, H] before the last norm; writes the rows' keys and values."""
         weights, eps = self._weights, self._config.rms_norm_eps
         residual = weights.embedding[tokens_T]
@@ -53,7 +54,7 @@ class Decoder:
         x_TH: Tensor,
         turn: tuple[Tensor, Tensor],
         pages: tuple[Tensor, Tensor],
-        batch: AttentionBatch,
+        batch: StepLayout,
     ) -> Tensor:
         config = self._config
         num_heads, num_kv = config.num_heads, config.num_kv_heads

@@ -13,16 +13,18 @@ from torch import Tensor
 from sagellm_engine.models.config import ModelConfig
 from sagellm_engine.native.abi import Linear, WeightKind
 from sagellm_engine.native.build import source_hash
-from sagellm_engine.native.layout import LinearPart, ModelParts, model_parts
+from sagellm_engine.native.layout import LayerParts, LinearPart, VectorPart, model_parts
 from sagellm_engine.native.library import library
 from sagellm_engine.native.packed_file import PackedFile, in_memory, open_packed, write_packed
 from sagellm_engine.native.paths import cache_folder
+from sagellm_engine.native.smoothing import LayerTensors, smooth
 from sagellm_engine.weights.checkpoint import Checkpoint
 from sagellm_engine.weights.fingerprint import checkpoint_fingerprint
 
 KINDS = {torch.float32: WeightKind.F32, torch.bfloat16: WeightKind.BF16, torch.float16: WeightKind.F16}
 Sizes = Mapping[str, int]
 Fill = Callable[[PackedFile], None]
+QUANTIZED = (WeightKind.INT8, WeightKind.INT4)
 VECTOR_ROOM = 64
 """Vectors end with zeros up to a multiple of so many elements, so that kernels may read whole registers."""
 
@@ -51,7 +53,14 @@ def packed_model(folder: Path, config: ModelConfig, kind: WeightKind) -> PackedF
 def _cache_file(folder: Path, config: ModelConfig, kind: WeightKind) -> Path:
     cache = cache_folder("packed")
     model = hashlib.sha256((checkpoint_fingerprint(folder, cache) + repr(config)).encode()).hexdigest()[:20]
-    return cache / f"{model}-{kind.name.lower()}-{library().sage_panel_width()}-{source_hash()}.pack"
+    return cache / f"{model}-{kind.name.lower()}-{library().sage_panel_width()}-{_code_hash()}.pack"
+
+
+def _code_hash() -> str:
+    """Return what identifies the code that decides on the bytes of a packed model."""
+    here = Path(__file__).parent
+    code = b"".join((here / name).read_bytes() for name in ("packing.py", "layout.py", "smoothing.py"))
+    return hashlib.sha256(source_hash().encode() + code).hexdigest()[:16]
 
 
 def _remove_older(path: Path) -> None:
@@ -80,9 +89,10 @@ def _open_cached(path: Path) -> PackedFile | None:
 class _Recipe:
     """Fills the parts of one model from its checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint, parts: ModelParts) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, kind: WeightKind) -> None:
         self._checkpoint = checkpoint
-        self._parts = parts
+        self._config = config
+        self._parts = model_parts(config, kind)
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of every part."""
@@ -101,36 +111,72 @@ class _Recipe:
 
     def fill(self, packed: PackedFile) -> None:
         """Write every part."""
-        for part in self._parts.linears():
-            self._fill_linear(part, packed)
-        for vector in self._parts.vectors():
-            target = torch.empty(vector.size)
-            self._checkpoint.copy_into(target, vector.tensor)
-            _write(packed, vector.name, target)
+        parts = self._parts
+        self._fill_linear(parts.embedding, packed)
+        if parts.lm_head is not parts.embedding:
+            self._fill_linear(parts.lm_head, packed)
+        _write(packed, parts.norm.name, self._vector(parts.norm))
+        for layer in parts.layers:
+            self._fill_layer(layer, packed)
+
+    def _fill_layer(self, layer: LayerParts, packed: PackedFile) -> None:
+        vectors = {vector.name: self._vector(vector) for vector in layer.vectors}
+        if layer.qkv.kind in QUANTIZED:
+            self._fill_smoothed(layer, vectors, packed)
+        else:
+            for part in layer.linears():
+                self._fill_linear(part, packed)
+        for name, values in vectors.items():
+            _write(packed, name, values)
+
+    def _fill_smoothed(self, layer: LayerParts, vectors: dict[str, Tensor], packed: PackedFile) -> None:
+        """Pack a layer's weights with the norms' gains folded in; the gains become ones."""
+        weights = [self._weight(part, torch.float32) for part in layer.linears()]
+        biases = [self._bias(part) for part in layer.linears()]
+        input_gain, post_gain = vectors[layer.vectors[0].name], vectors[layer.vectors[1].name]
+        qkv, o, gate_up, down = weights
+        tensors = LayerTensors(qkv, o, gate_up, down, qkv_bias=biases[0], gate_up_bias=biases[2])
+        smooth(tensors, input_gain, post_gain, self._config)
+        input_gain.fill_(1.0)
+        post_gain.fill_(1.0)
+        for part, weight, bias in zip(layer.linears(), weights, biases, strict=True):
+            _pack(part, weight, bias, packed)
 
     def _fill_linear(self, part: LinearPart, packed: PackedFile) -> None:
         dtype = self._checkpoint.dtype(part.tensors[0][0] + ".weight")
-        weight = torch.empty(part.num_out, part.num_in, dtype=dtype if dtype in KINDS else torch.float32)
-        self._gather(weight, part, ".weight")
-        target = linear_struct(part, packed)
-        if library().sage_pack(ctypes.byref(target), weight.data_ptr(), KINDS[weight.dtype], part.interleaved):
-            raise RuntimeError(f"{part.name} could not be packed")
-        if part.bias:
-            bias = torch.empty(part.num_out)
-            self._gather(bias, part, ".bias")
-            _write(packed, part.name + ".bias", interleave(bias) if part.interleaved else bias)
+        weight = self._weight(part, dtype if dtype in KINDS else torch.float32)
+        _pack(part, weight, self._bias(part), packed)
 
-    def _gather(self, target: Tensor, part: LinearPart, suffix: str) -> None:
+    def _vector(self, part: VectorPart) -> Tensor:
+        target = torch.empty(part.size)
+        self._checkpoint.copy_into(target, part.tensor)
+        return target
+
+    def _weight(self, part: LinearPart, dtype: torch.dtype | None) -> Tensor:
+        return self._gather(torch.empty(part.num_out, part.num_in, dtype=dtype), part, ".weight")
+
+    def _bias(self, part: LinearPart) -> Tensor | None:
+        return self._gather(torch.empty(part.num_out), part, ".bias") if part.bias else None
+
+    def _gather(self, target: Tensor, part: LinearPart, suffix: str) -> Tensor:
         start = 0
         for name, rows in part.tensors:
             self._checkpoint.copy_into(target[start : start + rows], name + suffix)
             start += rows
+        return target
+
+
+def _pack(part: LinearPart, weight: Tensor, bias: Tensor | None, packed: PackedFile) -> None:
+    target = linear_struct(part, packed)
+    library().sage_pack(ctypes.byref(target), weight.data_ptr(), KINDS[weight.dtype], part.interleaved)
+    if bias is not None:
+        _write(packed, part.name + ".bias", interleave(bias) if part.interleaved else bias)
 
 
 def _recipe(
     folder: Path, config: ModelConfig, kind: WeightKind
 ) -> tuple[Mapping[str, int], Callable[[PackedFile], None]]:
-    recipe = _Recipe(Checkpoint(folder), model_parts(config, kind))
+    recipe = _Recipe(Checkpoint(folder), config, kind)
     return recipe.sizes(), recipe.fill
 
 

@@ -1,6 +1,5 @@
 """Logits to tokens by the library's sampler; see csrc/sampler.h."""
 
-import ctypes
 from collections.abc import Sequence
 
 import numpy as np

@@ -43,7 +43,7 @@ class WeightLoader:
         self._config = config
         self._dtype = dtype
         self._device = device
-        self._make_linear = linear_for(device, dtype)
+        self._make_linear = linear_for(device)
 
     def load(self) -> DecoderWeights:
         """Load everything; raises InvalidArgument for a missing or misshapen tensor."""
