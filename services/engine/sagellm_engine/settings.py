@@ -34,6 +34,9 @@ class EngineSettings(ServiceSettings):
     num_pages: int | None = Field(default=None, ge=1, description="KV pages; none: what the memory holds")
     kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    kernels: str = Field(default="auto", description="on a CPU: native, torch, or auto")
+    quantization: str | None = Field(default=None, description="on a CPU: int8, int4; none: as the checkpoint has it")
+    kv_cache_dtype: str = Field(default="auto", description="on a CPU: auto, float32, bfloat16 or int8")
     threads: int | None = Field(default=None, ge=1, description="threads for computing")
     enable_prefix_cache: bool = True
     mock_step_ms: float = Field(default=0.0, ge=0.0)
@@ -63,6 +66,9 @@ class EngineSettings(ServiceSettings):
             kv_cache_memory_bytes=self.kv_cache_memory_bytes,
             memory_utilization=self.gpu_memory_utilization,
             prefix_cache=self.enable_prefix_cache,
+            kernels=self.kernels,
+            quantization=self.quantization,
+            kv_cache_dtype=self.kv_cache_dtype,
             num_threads=self.threads,
             mock=MockConfig(
                 vocab_size=self.mock_vocab_size,

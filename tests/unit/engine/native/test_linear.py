@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sagellm_engine.native.abi import Compute, WeightKind
 from sagellm_engine.native.library import library
-from support.native import ISAS, PackedWeight, instruction_set
+from sagellm_engine.native.product import PackedWeight
+from support.native import ISAS, instruction_set
 
 SHAPES = [(100, 64), (576, 576), (70, 200), (33, 96)]
 ROWS = 37

@@ -1,0 +1,182 @@
+"""Our engine and others on the same workloads, in turn: `python -m benchmarks.engine FOLDER [--peer NAME=PYTHON …]`.
+
+A peer runs under the Python of an environment that has it. All of a group are loaded at once and measured one at a
+time, five rounds; a run during which other processes took the processors is thrown away and repeated.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.goals import RESULTS
+from benchmarks.machine import describe, watched
+from benchmarks.peers.session import WORKLOADS
+
+PEERS = Path(__file__).parent / "peers"
+ROUNDS, MAX_TRIES = 5, 12
+PINNED = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One engine in one setting. `environment` names the Python that has it; ours is this one."""
+
+    name: str
+    group: str
+    environment: str
+    arguments: tuple[str, ...]
+
+
+def ours(name: str, group: str, **options: object) -> Contender:
+    """Our engine with some options."""
+    return Contender(name, group, "sagellm", (json.dumps(options),))
+
+
+CONTENDERS = (
+    ours("sageLLM, 16-bit weights, fp32", "lossless", dtype="float32"),
+    Contender("OpenVINO, 16-bit weights, fp32", "lossless", "openvino", ("f32",)),
+    Contender("vLLM, fp32", "lossless", "vllm", ("float32",)),
+    ours("sageLLM, bf16", "bf16", dtype="bfloat16"),
+    Contender("OpenVINO, bf16", "bf16", "openvino", ("bf16",)),
+    Contender("vLLM, bf16", "bf16", "vllm", ("bfloat16",)),
+    ours("sageLLM, INT8", "int8", quantization="int8"),
+    Contender("OpenVINO, INT8", "int8", "openvino", ("f32", "int8")),
+    ours("sageLLM, INT4", "int4", quantization="int4"),
+    Contender("OpenVINO, INT4", "int4", "openvino", ("f32", "int4")),
+)
+
+
+@dataclass
+class Session:
+    """A running contender, and what it took for each workload."""
+
+    contender: Contender
+    process: subprocess.Popen[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in WORKLOADS})
+
+    def measure(self, workload: str) -> None:
+        """Run a workload until a run was not disturbed."""
+        for _ in range(MAX_TRIES):
+            with watched([self.facts["pid"]]) as disturbance:
+                seconds = self._run(workload)
+            if not disturbance.is_disturbed:
+                self.seconds[workload].append(seconds)
+                return
+            time.sleep(1.0)
+        raise SystemExit(f"{self.contender.name}: every run was disturbed; measure on a quiet machine")
+
+    def warm(self, workload: str) -> None:
+        """Run once without keeping the figure."""
+        self._run(workload)
+
+    def _run(self, workload: str) -> float:
+        assert self.process.stdin is not None
+        print(workload, file=self.process.stdin, flush=True)
+        return float(self.answer()["seconds"])
+
+    def answer(self) -> dict[str, Any]:
+        """The next JSON line; other lines are the engine's own talk."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise SystemExit(f"{self.contender.name} ended with status {self.process.wait()}")
+
+
+@contextmanager
+def started(contender: Contender, python: str, folder: Path, threads: int) -> Iterator[Session]:
+    """Start an engine, wait until it is loaded, end it with the block."""
+    script = PEERS / f"{contender.environment}_peer.py"
+    first, *rest = contender.arguments
+    env = {**os.environ, **PINNED, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(
+        [python, str(script), str(folder), first, str(threads), *rest],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=env,
+    )
+    session = Session(contender, process)
+    try:
+        session.facts = session.answer()
+        yield session
+    finally:
+        process.kill()
+        process.wait()
+
+
+def compare(group: str, pythons: dict[str, str], folder: Path, threads: int) -> list[dict[str, Any]]:
+    """Measure all contenders of a group in turn."""
+    with ExitStack() as stack:
+        sessions = []
+        for contender in CONTENDERS:
+            if contender.group == group and contender.environment in pythons:
+                print(f"  loading {contender.name} …", flush=True)
+                python = pythons[contender.environment]
+                sessions.append(stack.enter_context(started(contender, python, folder, threads)))
+        for workload in WORKLOADS:
+            for session in sessions:
+                session.warm(workload)
+            for _ in range(ROUNDS):
+                for session in sessions:
+                    session.measure(workload)
+            shown = ", ".join(f"{s.contender.name} {rate_of(s, workload):.0f}" for s in sessions)
+            print(f"  {workload}: {shown} tokens/s", flush=True)
+        return [result_of(session) for session in sessions]
+
+
+def tokens_of(workload: str) -> int:
+    """What a rate counts: generated tokens, in W4 those of the prompts too."""
+    number, length, max_tokens = WORKLOADS[workload]
+    return number * (length + max_tokens if workload == "W4" else max_tokens)
+
+
+def rate_of(session: Session, workload: str) -> float:
+    """Median tokens a second."""
+    return tokens_of(workload) / statistics.median(session.seconds[workload])
+
+
+def result_of(session: Session) -> dict[str, Any]:
+    """What is kept of one contender."""
+    rates = {name: [round(tokens_of(name) / s, 1) for s in session.seconds[name]] for name in WORKLOADS}
+    medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    facts = {key: value for key, value in session.facts.items() if key not in ("ready", "pid")}
+    return {"name": session.contender.name, "tokens_per_s": medians, "rounds": rates, **facts}
+
+
+def main() -> None:
+    """Parse the command line, measure, write one file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--groups", nargs="+", default=["lossless", "bf16", "int8", "int4"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    pythons = {"sagellm": sys.executable, **dict(peer.split("=", 1) for peer in options.peer)}
+    from benchmarks.limits import measure
+
+    result: dict[str, Any] = {"threads": options.threads, "limits": measure(options.threads), "groups": {}}
+    print(json.dumps(result["limits"]), flush=True)
+    for group in options.groups:
+        print(group, flush=True)
+        result["groups"][group] = compare(group, pythons, options.model, options.threads)
+    RESULTS.mkdir(exist_ok=True)
+    name = f"engine_{options.model.name}"
+    kept = {"benchmark": name, "machine": describe(), "result": result}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
