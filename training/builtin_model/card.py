@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-DATE = "2026-11-20"
+DATE = "2026-11-21"
 SKILLS = {
     "stories": "stories that name every requested thing",
     "arithmetic": "sums and differences of two-digit numbers, right",
@@ -61,7 +61,7 @@ def main_card(folder: Path, evaluation: dict[str, Any]) -> str:
         "## The model\n\n"
         + training_lines(folder)
         + f"- Tokenizer: byte-level BPE, one token for each digit, ChatML, {size_of(folder / 'tokenizer.json')}\n"
-        "- Context: 2,048 positions, of which 1,024 were trained\n"
+        "- Context: 2,048 positions, as many as the longest training documents have\n"
         "- Tools: the format of the Qwen2.5 and Hermes templates\n\n"
         "## Evaluation\n\n"
         "Greedy answers to held-out cases: word sets, sums, key sets and calls that training never saw.\n\n"
@@ -72,15 +72,15 @@ def main_card(folder: Path, evaluation: dict[str, Any]) -> str:
         "## How it was made\n\n"
         "```\n"
         "cd training\n"
-        "python -m builtin_model.train sage-tiny --minutes 70\n"
-        "python -m builtin_model.train sage-tiny-draft --minutes 10\n"
+        "python -m builtin_model.train sage-tiny --minutes 93\n"
+        "python -m builtin_model.train sage-tiny-draft --minutes 5\n"
         "python -m builtin_model.evaluate\n"
         "python -m builtin_model.evaluate --draft\n"
         "```\n\n"
         "A run that is started again with the same `--work` folder goes on from its checkpoint. The model starts "
         "with planted heads that repeat what stood before (`planting.py`), so that copying need not be discovered. "
-        "During the run of this version the shares of the skills were shifted towards the weaker ones, and its first "
-        "three million tokens gave sums without their steps.\n"
+        "This version was trained in two such runs, to 75 and to 93 minutes; the first of them still wrote lists in "
+        "texts to be turned into JSON with commas, which nobody can tell from those between the fields.\n"
     )
 
 

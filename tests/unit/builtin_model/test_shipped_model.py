@@ -13,7 +13,6 @@ from builtin_model.presets import BUILTIN_FOLDER, SHAPES
 
 MAIN, DRAFT = BUILTIN_FOLDER / "sage-tiny", BUILTIN_FOLDER / "sage-tiny-draft"
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-FLOOR = 0.7  # below this a skill is broken rather than short of its goal
 WEATHER = {
     "type": "function",
     "function": {
@@ -60,9 +59,7 @@ def test_the_committed_figures_meet_the_goals(skill: str) -> None:
     """At least five hundred held-out cases were judged, and enough of them were right."""
     measured = evaluation()["skills"][skill]
     assert measured["cases"] >= 500
-    assert measured["right"] / measured["cases"] >= FLOOR
-    if measured["rate"] < measured["goal"]:
-        pytest.xfail(f"{skill}: {measured['rate']:.1%} measured, {measured['goal']:.0%} is the goal of training")
+    assert measured["right"] / measured["cases"] >= measured["goal"]
 
 
 def test_the_card_says_what_was_measured() -> None:

@@ -201,8 +201,8 @@ def schema_of(value: Any) -> dict[str, Any]:
 
 
 def fact(key: str, value: Any, style: int) -> str:
-    """One field as a piece of text."""
-    shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """One field as a piece of text; a comma between the values of a list would be one between fields as well."""
+    shown = " / ".join(map(str, value)) if isinstance(value, list) else str(value)
     plain = key.replace("_", " ") if style else key
     return (f"{key}: {shown}", f"the {plain} is {shown}", f"{plain} = {shown}")[style]
 
