@@ -1,6 +1,7 @@
 """Compiles the CPU kernels when the package is built or installed in place; without a compiler, the first use tries."""
 
 import importlib.util
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -32,4 +33,4 @@ class NativeBuildHook(BuildHookInterface[Any]):
                 other.unlink()
         build_data["artifacts"].append(str(NATIVE / "lib" / "*.so"))
         build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

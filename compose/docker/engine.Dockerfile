@@ -5,6 +5,8 @@
 FROM python:3.11.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=engine
+# the compiler is for the CPU kernels, which are built with the package
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/sagellm
 ENV PATH=/opt/sagellm/bin:$PATH
 WORKDIR /src
@@ -16,7 +18,7 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt ".
 
 FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --create-home sagellm \
-    && install -d -o sagellm -g sagellm /var/lib/sagellm/models
+    && install -d -o sagellm -g sagellm /var/lib/sagellm/models /var/lib/sagellm/cache
 COPY --from=build /opt/sagellm /opt/sagellm
 ENV PATH=/opt/sagellm/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001

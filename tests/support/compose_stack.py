@@ -18,6 +18,7 @@ from support.processes import ServiceProcess, start_service
 
 OUR = ("registry", "scheduler", "engine-prefill", "engine-decode", "engine-hybrid", "gateway")
 MODELS = "/var/lib/sagellm/models"
+CACHE = "/var/lib/sagellm/cache"
 START_TIMEOUT_S = 90.0
 
 
@@ -112,6 +113,7 @@ def _mapped(stack: ComposeStack, value: str) -> str:
         "http://otel-collector:4317": stack.traces.endpoint,
         "0.0.0.0": "127.0.0.1",
         MODELS: str(stack.folder / "models"),
+        CACHE: str(stack.folder / "cache"),
     }
     return hosts.get(value, value)
 
