@@ -17,7 +17,7 @@ from builtin_model.corpus.split import Split, seeded
 from builtin_model.judge import JUDGES, has_types
 
 SKILLS = sorted(JUDGES)
-GOLDEN = "732d7463f04a059f5b441ae81054bca25ed09f58a66459163a6aad5febbc34a6"
+GOLDEN = "cf37ac8f9ded49c648fbcef19ed8d8c45767a9026868830c349b056e5698ca7a"
 
 
 def test_the_same_seed_writes_the_same_documents() -> None:
