@@ -18,12 +18,14 @@ from sagellm_engine.native.library import library
 from sagellm_engine.native.packed_file import PackedFile
 from sagellm_engine.native.packing import linear_struct
 
-LANES, MAX_GROUP, MAX_HEAD_DIM, MAX_HIDDEN = 16, 48, 256, 16384
+LANES, MAX_GROUP, MAX_HEAD_DIM, MAX_HIDDEN, MAX_INPUTS = 16, 48, 256, 16384, 32768
 CACHE_LINE = 64
 
 
 def why_unsupported(config: ModelConfig) -> str | None:
     """Return what of a model's shape the kernels cannot do, or None."""
+    if config.intermediate_size > MAX_INPUTS:
+        return f"feed-forward size {config.intermediate_size} is over {MAX_INPUTS}"
     if config.hidden_size % LANES or config.hidden_size > MAX_HIDDEN:
         return f"hidden size {config.hidden_size} is no multiple of {LANES} up to {MAX_HIDDEN}"
     if config.head_dim % LANES or config.head_dim > MAX_HEAD_DIM:

@@ -116,15 +116,16 @@ class Step {
   }
 
   template <class Finish>
-  void product(int& number, const SageLinear& w, const RowWriter& input, int rows, Finish finish) {
+  void product(int& number, const SageLinear& w, int rows, Finish finish) {
+    const RowWriter input = writer(w, rows);
     const int panels = num_panels(w), at_once = panels_at_once(rows);
     phase(number, (panels + at_once - 1) / at_once, [&](int i) {
       multiply(w, input.rows(), model_.compute, rows, i * at_once, std::min(panels, (i + 1) * at_once), finish);
     });
   }
 
-  RowWriter writer(const SageLinear& w) const {
-    return {w, model_.compute, scratch_.operand, scratch_.scales, scratch_.sums};
+  RowWriter writer(const SageLinear& w, int rows) const {
+    return {w, model_.compute, rows, scratch_.operand, scratch_.scales, scratch_.sums};
   }
 
   void work() {
@@ -139,25 +140,25 @@ class Step {
     rotation(position(row), model_.inv_freq, half_, scratch_.cosines + row * half_, scratch_.sines + row * half_);
   }
 
-  void normalise(const SageLinear& w, const float* gain, int from_row, int to_row) const {
+  void normalise(const RowWriter& writer, const float* gain, int from_row, int to_row) const {
     float normed[kMaxHidden];
     for (int i = model_.hidden; i < hidden_stride_; ++i) normed[i] = 0;
     rms_norm(scratch_.residual + from_row * hidden_stride_, gain, model_.eps, model_.hidden, normed);
-    writer(w).put(to_row, normed);
+    writer.put(to_row, normed);
   }
 
   void run_layer(int& number, int index) {
     const SageLayer& layer = model_.layers[index];
     const int rows = step_.num_rows;
-    phase(number, rows, [&](int row) { normalise(layer.qkv, layer.input_norm, row, row); });
+    phase(number, rows, [&](int row) { normalise(writer(layer.qkv, rows), layer.input_norm, row, row); });
     const int64_t qkv_stride = round_up(layer.qkv.num_out, kPanel);
-    product(number, layer.qkv, writer(layer.qkv), rows, [&](int row, int panel, const float* sums) {
+    product(number, layer.qkv, rows, [&](int row, int panel, const float* sums) {
       store_panel(scratch_.qkv + row * qkv_stride, layer.qkv, panel, sums);
     });
     phase(number, rows, [&](int row) { place_row(layer, index, row, scratch_.qkv + row * qkv_stride); });
     attend(number, layer, index, qkv_stride);
     add_to_residual(number, layer.o);
-    phase(number, rows, [&](int row) { normalise(layer.gate_up, layer.post_norm, row, row); });
+    phase(number, rows, [&](int row) { normalise(writer(layer.gate_up, rows), layer.post_norm, row, row); });
     activate(number, layer);
     add_to_residual(number, layer.down);
   }
@@ -208,7 +209,7 @@ class Step {
 
   void activate(int& number, const SageLayer& layer) {
     const int64_t stride = padded_in(layer.down);
-    product(number, layer.gate_up, writer(layer.gate_up), step_.num_rows, [&](int row, int panel, const float* sums) {
+    product(number, layer.gate_up, step_.num_rows, [&](int row, int panel, const float* sums) {
       vf gate = load(sums), up = load(sums + kLanes);
       if (layer.gate_up.bias != nullptr) {
         gate = add(gate, load(layer.gate_up.bias + panel * kPanel));
@@ -221,13 +222,13 @@ class Step {
   // residual += wide · wᵀ + bias
   void add_to_residual(int& number, const SageLinear& w) {
     const int64_t stride = padded_in(w);
-    const RowWriter rows = writer(w);
+    const RowWriter rows = writer(w, step_.num_rows);
     phase(number, step_.num_rows, [&](int row) {
       float* wide = scratch_.wide + row * stride;
       for (int64_t i = w.num_in; i < stride; ++i) wide[i] = 0;
       rows.put(row, wide);
     });
-    product(number, w, rows, step_.num_rows, [&](int row, int panel, const float* sums) {
+    product(number, w, step_.num_rows, [&](int row, int panel, const float* sums) {
       float* out = scratch_.residual + row * hidden_stride_;
       for (int j = 0; j < kPanel; j += kLanes) {
         const int column = panel * kPanel + j;
@@ -241,8 +242,8 @@ class Step {
 
   void logits(int& number) {
     const SageLinear& head = model_.lm_head;
-    phase(number, step_.num_out, [&](int i) { normalise(head, model_.final_norm, step_.out_rows[i], i); });
-    product(number, head, writer(head), step_.num_out, [&](int row, int panel, const float* sums) {
+    phase(number, step_.num_out, [&](int i) { normalise(writer(head, step_.num_out), model_.final_norm, step_.out_rows[i], i); });
+    product(number, head, step_.num_out, [&](int row, int panel, const float* sums) {
       float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
       const int columns = std::min(kPanel, model_.vocab - panel * kPanel);
       for (int j = 0; j < columns; ++j) out[panel * kPanel + j] = sums[j] + (head.bias ? head.bias[panel * kPanel + j] : 0);

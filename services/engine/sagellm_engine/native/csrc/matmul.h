@@ -25,10 +25,34 @@ inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 inline int padded_in(const SageLinear& w) { return static_cast<int>(round_up(w.num_in, kGroup)); }
 inline int num_panels(const SageLinear& w) { return static_cast<int>(round_up(w.num_out, kPanel) / kPanel); }
 
-// Activation rows in the form that a product wants. Rows are `stride` bytes apart.
+// Rows of the next tile when so many are left: few sizes, none much smaller than the registers allow.
+inline int tile_rows(int left) {
+  if (left >= kMaxTile) return kMaxTile;
+  if constexpr (kMaxTile == 12) {
+    constexpr int kNext[12] = {0, 1, 2, 3, 4, 5, 6, 4, 8, 5, 6, 6};
+    return kNext[left];
+  }
+  return left;
+}
+
+// Where a row lies among so many: the first row of its tile, and how many rows the tile has.
+struct TilePlace {
+  int first, rows;
+};
+inline TilePlace tile_place(int row, int num_rows) {
+  int first = 0, rows = tile_rows(num_rows);
+  while (row >= first + rows) {
+    first += rows;
+    rows = tile_rows(num_rows - first);
+  }
+  return {first, rows};
+}
+
+// Activation rows in the form that a product wants: tile after tile as `tile_rows` divides them, within a tile [k][rows]
+// in units of four bytes (one float, two bfloat16 or four bytes of inputs), so that a kernel reads one stream.
 struct Rows {
   const char* data;
-  int64_t stride;
+  int64_t row_bytes;
   const float* scale;      // quantized: [rows]
   const int32_t* sums;     // quantized for INT4: sum of each group of inputs [rows, in / 32]
 };
@@ -73,8 +97,7 @@ struct FloatProduct {
     const int num_in = padded_in(w);
     const int64_t panel_bytes = static_cast<int64_t>(num_in) * kPanel * Weights::kBytes;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
-    const float* x[kRows];
-    for (int m = 0; m < kRows; ++m) x[m] = reinterpret_cast<const float*>(a.data + (row + m) * a.stride);
+    const float* x = reinterpret_cast<const float*>(a.data + row * a.row_bytes);
     vf acc[kRows][kPanels][2];
     for (auto& of_row : acc)
       for (auto& of_panel : of_row) of_panel[0] = of_panel[1] = zero();
@@ -82,9 +105,9 @@ struct FloatProduct {
       vf weight[kPanels][2][2];
       for (int p = 0; p < kPanels; ++p)
         Weights::pair(weights + p * panel_bytes + static_cast<int64_t>(k) * kPanel * Weights::kBytes, weight[p]);
-      for (int half = 0; half < 2; ++half)
+      for (int half = 0; half < 2; ++half, x += kRows)
         for (int m = 0; m < kRows; ++m) {
-          const vf value = set1(x[m][k + half]);
+          const vf value = set1(x[m]);
           for (int p = 0; p < kPanels; ++p)
             for (int j = 0; j < 2; ++j) acc[m][p][j] = fma(value, weight[p][half][j], acc[m][p][j]);
         }
@@ -102,18 +125,17 @@ struct Bf16Product {
     const int num_in = padded_in(w);
     const int64_t panel_bytes = static_cast<int64_t>(num_in) * kPanel * 2;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
-    const int32_t* x[kRows];
-    for (int m = 0; m < kRows; ++m) x[m] = reinterpret_cast<const int32_t*>(a.data + (row + m) * a.stride);
+    const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes);
     vf acc[kRows][kPanels][2];
     for (auto& of_row : acc)
       for (auto& of_panel : of_row) of_panel[0] = of_panel[1] = zero();
-    for (int k = 0; k < num_in / 2; ++k) {
+    for (int k = 0; k < num_in / 2; ++k, x += kRows) {
       vi weight[kPanels][2];
       for (int p = 0; p < kPanels; ++p)
         for (int j = 0; j < 2; ++j)
           weight[p][j] = load_i(weights + p * panel_bytes + (static_cast<int64_t>(k) * 2 + j) * kLanes * 4);
       for (int m = 0; m < kRows; ++m) {
-        const vi value = set1_i(x[m][k]);
+        const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
           for (int j = 0; j < 2; ++j) acc[m][p][j] = dot2(acc[m][p][j], value, weight[p][j]);
       }
@@ -131,18 +153,17 @@ struct Int8Product {
     const int num_quads = padded_in(w) / 4;
     const int64_t panel_bytes = static_cast<int64_t>(num_quads) * kPanel * 4;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
-    const int32_t* x[kRows];
-    for (int m = 0; m < kRows; ++m) x[m] = reinterpret_cast<const int32_t*>(a.data + (row + m) * a.stride);
+    const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes);
     vi acc[kRows][kPanels][2];
     for (auto& of_row : acc)
       for (auto& of_panel : of_row) of_panel[0] = of_panel[1] = zero_i();
-    for (int k = 0; k < num_quads; ++k) {
+    for (int k = 0; k < num_quads; ++k, x += kRows) {
       vi weight[kPanels][2];
       for (int p = 0; p < kPanels; ++p)
         for (int j = 0; j < 2; ++j)
           weight[p][j] = load_i(weights + p * panel_bytes + (static_cast<int64_t>(k) * 2 + j) * kLanes * 4);
       for (int m = 0; m < kRows; ++m) {
-        const vi value = set1_i(x[m][k]);
+        const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
           for (int j = 0; j < 2; ++j) acc[m][p][j] = dot4(acc[m][p][j], value, weight[p][j]);
       }
@@ -182,6 +203,7 @@ struct Int4Product {
   static void add_group(const Rows& a, int row, int g, int num_groups, const char* block, vf (&total)[kRows][2]) {
     const vi low = set1_i(0x0f0f0f0f);
     const char* nibbles = block + kPanel * 2;
+    const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + g * (kGroup / 4) * kRows;
     vi acc[kRows][2];
     for (int m = 0; m < kRows; ++m) {
       const int32_t sum = a.sums[static_cast<int64_t>(row + m) * num_groups + g];
@@ -195,9 +217,8 @@ struct Int4Product {
         weight[1][j] = and_i(shift_right<4>(both), low);
       }
       for (int m = 0; m < kRows; ++m) {
-        const int32_t* x = reinterpret_cast<const int32_t*>(a.data + (row + m) * a.stride) + g * (kGroup / 4);
         for (int half = 0; half < 2; ++half) {
-          const vi value = set1_i(x[half * 4 + q]);
+          const vi value = set1_i(x[(half * 4 + q) * kRows + m]);
           for (int j = 0; j < 2; ++j) acc[m][j] = dot4(acc[m][j], weight[half][j], value);
         }
       }
@@ -217,16 +238,6 @@ TileFunction tile_of(int panels) {
     if (panels == 2) return &Product::template tile<kRows, 2>;
   }
   return &Product::template tile<kRows, 1>;
-}
-
-// Rows of the next tile when so many are left: few sizes, none much smaller than the registers allow.
-inline int tile_rows(int left) {
-  if (left >= kMaxTile) return kMaxTile;
-  if constexpr (kMaxTile == 12) {
-    constexpr int kNext[12] = {0, 1, 2, 3, 4, 5, 6, 4, 8, 5, 6, 6};
-    return kNext[left];
-  }
-  return left;
 }
 
 template <class Product>

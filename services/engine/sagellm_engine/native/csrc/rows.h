@@ -7,6 +7,8 @@
 
 namespace SAGE_ISA {
 
+constexpr int kMaxInputs = 32768;
+
 // How the rows before a product are laid out in scratch memory, by the form that the product wants.
 inline int64_t row_bytes(const SageLinear& w, int compute) {
   const int64_t num_in = padded_in(w);
@@ -49,6 +51,7 @@ inline float quantize_row(const float* x, int n, bool shifted, uint8_t* out, int
 struct RowWriter {
   const SageLinear& w;
   int compute;
+  int num_rows;
   char* data;
   float* scales;
   int32_t* sums;
@@ -57,16 +60,26 @@ struct RowWriter {
 
   void put(int row, const float* x) const {
     const int n = padded_in(w);
-    char* out = data + row * row_bytes(w, compute);
     if (is_quantized(w)) {
+      alignas(64) uint8_t bytes[kMaxInputs];
       int32_t* group_sums = w.kind == SAGE_INT4 ? sums + static_cast<int64_t>(row) * (n / kGroup) : nullptr;
-      scales[row] = quantize_row(x, n, w.kind == SAGE_INT8, reinterpret_cast<uint8_t*>(out), group_sums);
+      scales[row] = quantize_row(x, n, w.kind == SAGE_INT8, bytes, group_sums);
+      scatter(row, bytes, n / 4);
     } else if (row_bytes(w, compute) == 2 * n) {
-      for (int i = 0; i < n; i += kLanes)
-        store_low16(reinterpret_cast<uint16_t*>(out) + i, round_to_bf16(load(x + i)));
-    } else if (reinterpret_cast<const float*>(out) != x) {
-      for (int i = 0; i < n; i += kLanes) store(reinterpret_cast<float*>(out) + i, load(x + i));
+      alignas(64) uint16_t halves[kMaxInputs];
+      for (int i = 0; i < n; i += kLanes) store_low16(halves + i, round_to_bf16(load(x + i)));
+      scatter(row, halves, n / 2);
+    } else {
+      scatter(row, x, n);
     }
+  }
+
+ private:
+  void scatter(int row, const void* units, int count) const {
+    const TilePlace place = tile_place(row, num_rows);
+    const uint32_t* from = static_cast<const uint32_t*>(units);
+    uint32_t* to = reinterpret_cast<uint32_t*>(data + place.first * row_bytes(w, compute)) + (row - place.first);
+    for (int i = 0; i < count; ++i) to[static_cast<int64_t>(i) * place.rows] = from[i];
   }
 };
 
