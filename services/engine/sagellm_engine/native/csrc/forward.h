@@ -11,7 +11,8 @@
 
 namespace SAGE_ISA {
 
-constexpr int kPhasesALayer = 9;
+constexpr int kPhasesALayer = 10;
+constexpr int kPhasesAround = 3;  // embedding, last norm, logits
 
 // Divides scratch memory; every part begins on a cache line.
 class Arena {
@@ -42,7 +43,7 @@ struct Scratch {
       most_bytes = std::max(most_bytes, row_bytes(*w, model.compute));
     }
     width = widest;
-    counters = arena.take<std::atomic<int32_t>>((model.num_layers * kPhasesALayer + 8) * kCounterStride);
+    counters = arena.take<std::atomic<int32_t>>((model.num_layers * kPhasesALayer + kPhasesAround) * kCounterStride);
     residual = arena.take<float>(rows * round_up(model.hidden, kGroup));
     qkv = arena.take<float>(rows * round_up(layer.qkv.num_out, kPanel));
     wide = arena.take<float>(rows * width);
@@ -77,7 +78,7 @@ class Step {
       : model_(model), step_(step), pool_(sage::Pool::instance()),
         scratch_(model, step.num_rows, step.num_out, scratch),
         hidden_stride_(round_up(model.hidden, kGroup)), half_(model.head_dim / 2) {
-    const int num_counters = model.num_layers * kPhasesALayer + 8;
+    const int num_counters = model.num_layers * kPhasesALayer + kPhasesAround;
     for (int i = 0; i < num_counters; ++i) scratch_.counters[i * Scratch::kCounterStride].store(0);
     plan_attention();
   }

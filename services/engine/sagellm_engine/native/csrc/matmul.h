@@ -168,16 +168,21 @@ struct Int8Product {
           for (int j = 0; j < 2; ++j) acc[m][p][j] = dot4(acc[m][p][j], value, weight[p][j]);
       }
     }
+    for (int m = 0; m < kRows; ++m)  // as they are: the compiler keeps sums in registers only if this is all it sees
+      for (int p = 0; p < kPanels; ++p)
+        for (int j = 0; j < 2; ++j) store_i(out + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
     for (int p = 0; p < kPanels; ++p)
-      for (int j = 0; j < 2; ++j) {
-        const int column = (panel + p) * kPanel + j * kLanes;
-        const vi shift = mul_i(load_i(w.sums + column), set1_i(128));
-        const vf scale = load(w.scale + column);
-        for (int m = 0; m < kRows; ++m) {
-          const vf exact = to_float(sub_i(acc[m][p][j], shift));
-          store(out + (p * kMaxTile + m) * kPanel + j * kLanes, mul(mul(exact, scale), set1(a.scale[row + m])));
-        }
-      }
+      for (int j = 0; j < kPanel; j += kLanes) finish(w, a, row, kRows, (panel + p) * kPanel + j, out + p * kMaxTile * kPanel + j);
+  }
+
+  // Turns the sums of one vector of outputs into numbers, row by row, in place.
+  static void finish(const SageLinear& w, const Rows& a, int row, int rows, int column, float* sums) {
+    const vi shift = mul_i(load_i(w.sums + column), set1_i(128));
+    const vf scale = load(w.scale + column);
+    for (int m = 0; m < rows; ++m, sums += kPanel) {
+      const vf exact = to_float(sub_i(load_i(sums), shift));
+      store(sums, mul(mul(exact, scale), set1(a.scale[row + m])));
+    }
   }
 };
 

@@ -70,7 +70,10 @@ inline void store_low8(void* p, vi x) { _mm_storeu_si128(static_cast<__m128i*>(p
 inline vf power_of_two(vf n) { return as_float(shift_left<23>(add_i(to_int(n), set1_i(127)))); }
 
 #ifdef __AVX512VNNI__
-inline vi dot4(vi acc, vi unsigned8, vi signed8) { return _mm512_dpbusd_epi32(acc, unsigned8, signed8); }
+inline vi dot4(vi acc, vi unsigned8, vi signed8) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(unsigned8), "v"(signed8));  // GCC spills the intrinsic's sums
+  return acc;
+}
 #else
 inline vi dot4(vi acc, vi unsigned8, vi signed8) {
   const vi low = _mm512_set1_epi16(0xff);
