@@ -35,7 +35,7 @@ async def test_a_published_request_streams_its_answer_into_the_inbox(
     replies = await _replies(client, e2e_settings.subjects.generate, body)
     text = "".join(reply.get("text", "") for reply in replies).lower()
     assert [reply["seq"] for reply in replies] == list(range(len(replies)))
-    assert len(replies) > 10
+    assert len(replies) > 3
     assert "boat" in text
     assert "dog" in text
     assert replies[-1]["usage"]["completion_tokens"] > 10
@@ -75,7 +75,7 @@ async def test_a_caller_that_vanishes_is_noticed_within_two_seconds(
     await observer.flush()
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox)
-    body = {"prompt": "Once upon a time", "sampling": {"max_tokens": 1500, "ignore_eos": True}}
+    body = {"prompt": "Once upon a time", "sampling": {"max_tokens": 1900, "ignore_eos": True, "n": 16}}
     await client.publish(e2e_settings.subjects.generate, json.dumps(body).encode(), reply=inbox)
     await subscription.next_msg(timeout=10)
     gone_at = asyncio.get_running_loop().time()

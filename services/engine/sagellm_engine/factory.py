@@ -15,7 +15,7 @@ def create_engine(config: EngineConfig) -> EngineCore:
     _, backend = choose_backend(config.backend)
     try:
         return EngineCore(config, backend.load(config))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise out_of_memory("loading the model") from error
         raise

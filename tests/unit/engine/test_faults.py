@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sagellm_common.errors import Internal, ResourceExhausted, SageError
 from sagellm_engine.backends.mock import MockRunner
@@ -106,13 +107,14 @@ def test_pages_of_a_failed_row_are_not_trusted() -> None:
     assert run(core, [request(range(64), max_tokens=9)])[0].cached_tokens == 0
 
 
-@pytest.fixture
-def nan_core(tmp_path: Path) -> EngineCore:
+@pytest.fixture(params=["native", "torch"])
+def nan_core(tmp_path: Path, request: pytest.FixtureRequest) -> EngineCore:
     """An engine whose model gives NaN for token 77 alone."""
     make_tiny_model("llama3-rope", tmp_path)  # not tied, so that the fault stays in one row of the embedding
-    core = create_engine(EngineConfig(model_path=tmp_path, backend="cpu", num_pages=64))
-    core._runner._decoder._weights.embedding[77] = float("nan")  # type: ignore[attr-defined]
-    return core
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.embed_tokens.weight"][77] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors")
+    return create_engine(EngineConfig(model_path=tmp_path, backend="cpu", num_pages=64, kernels=request.param))
 
 
 def test_nan_fails_one_request(nan_core: EngineCore) -> None:

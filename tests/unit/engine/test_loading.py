@@ -59,7 +59,8 @@ def test_bf16_checkpoint_computes_in_fp32(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_named_dtype_reaches_the_weights(folder: Path, dtype: str) -> None:
     """The weights have the type that was asked for."""
-    core = create_engine(EngineConfig(model_path=folder, backend="cpu", dtype=dtype, num_pages=64))
+    config = EngineConfig(model_path=folder, backend="cpu", dtype=dtype, kernels="torch", num_pages=64)
+    core = create_engine(config)
     assert core._runner._decoder._weights.norm.dtype is getattr(torch, dtype)  # type: ignore[attr-defined]
     assert core.info.kind.startswith("cpu-")
     assert core.info.kind.endswith(f"-{dtype}-llama")
@@ -172,6 +173,10 @@ def test_what_cannot_run_is_refused(
     ("options", "error"),
     [
         ({"dtype": "int3"}, InvalidArgument),
+        ({"kernels": "native", "dtype": "float16"}, NotImplementedByServer),
+        ({"kernels": "fast"}, InvalidArgument),
+        ({"quantization": "int3"}, InvalidArgument),
+        ({"kv_cache_dtype": "int3"}, InvalidArgument),
         ({"max_model_len": 4096}, InvalidArgument),
         ({"device": "cuda:0"}, InvalidArgument),
         ({"num_pages": 31}, ResourceExhausted),
@@ -187,15 +192,19 @@ def test_settings_that_do_not_fit_the_model(folder: Path, options: dict[str, obj
 
 @pytest.mark.acceptance(14)
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
-def test_out_of_memory_while_loading(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_out_of_memory_while_loading(
+    folder: Path, error: Exception, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the weights do not fit, the error says what to change."""
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr("sagellm_engine.weights.decoder.WeightLoader.load", fail)
+    monkeypatch.setattr("sagellm_engine.backends.native_loader.packed_model", fail)
     with pytest.raises(ResourceExhausted, match='dtype="float16", device_map="auto" or quantization'):
-        tokens(folder)
+        tokens(folder, kernels=kernels)
 
 
 def test_pages_take_memory_only_when_written(folder: Path) -> None:

@@ -19,6 +19,7 @@ from sagellm_engine.native.packing import packed_model
 
 STORED = {"float32": WeightKind.F32, "bfloat16": WeightKind.BF16, "float16": WeightKind.F16}
 QUANTIZED = {"int8": WeightKind.INT8, "int4": WeightKind.INT4}
+DTYPES = ("auto", "float32", "bfloat16")
 KV_KINDS = {"float32": KvKind.F32, "bfloat16": KvKind.BF16, "int8": KvKind.INT8}
 LOGITS_BYTES = 4
 
@@ -36,9 +37,11 @@ def can_load(config: EngineConfig) -> bool:
         if insists:
             raise Unavailable(f"the CPU kernels cannot be used: {missing}", param="kernels")
         return False
-    if config.model_path is None or config.dtype == "float16":
+    if config.model_path is None:
         return False
     unsupported = why_unsupported(read_model_config(config.model_path))
+    if config.dtype not in DTYPES:
+        unsupported = f"dtype {config.dtype!r} is not one of {', '.join(DTYPES)}"
     if unsupported is not None and insists:
         raise NotImplementedByServer(f"the CPU kernels cannot run this model: {unsupported}")
     return unsupported is None

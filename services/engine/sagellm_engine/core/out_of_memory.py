@@ -1,5 +1,7 @@
 """Recognising a device that ran out of memory, and what to do about it."""
 
+import errno
+
 from sagellm_common.errors import ResourceExhausted
 
 HINT = 'use dtype="float16", device_map="auto" or quantization, or a smaller max_model_len or max_batch_tokens'
@@ -8,7 +10,8 @@ HINT = 'use dtype="float16", device_map="auto" or quantization, or a smaller max
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that memory ran out, on the host or on a device."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return refused or isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def out_of_memory(doing: str) -> ResourceExhausted:
