@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sagellm_engine.native.library import isa, library
+from sagellm_engine.native.library import isa, library, set_threads
 
 ISAS = ("avx2", "avx512", "avx512_vnni", "avx512_bf16")
 
@@ -19,6 +19,6 @@ def instruction_set(name: str) -> Iterator[bool]:
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     """Compute with so many threads inside the block."""
-    library().sage_set_threads(number, 0)
+    set_threads(number)
     yield
-    library().sage_set_threads(1, 0)
+    set_threads(1)

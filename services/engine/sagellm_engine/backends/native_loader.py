@@ -1,6 +1,5 @@
 """Reading a model folder into our CPU kernels."""
 
-import os
 from collections.abc import Callable
 
 from sagellm_common.errors import InvalidArgument, NotImplementedByServer, Unavailable
@@ -8,12 +7,13 @@ from sagellm_engine.backends.memory import plan_pages
 from sagellm_engine.backends.native_runner import NativeRunner
 from sagellm_engine.backends.torch_loader import chosen_max_model_len
 from sagellm_engine.core.config import EngineConfig
+from sagellm_engine.core.processors import PROCESSORS
 from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.kv.pool import PAGE_SIZE
 from sagellm_engine.models.config import ModelConfig, read_model_config
 from sagellm_engine.native.abi import Compute, KvKind, WeightKind
 from sagellm_engine.native.kv import NativeKv, page_bytes
-from sagellm_engine.native.library import isa, library, why_missing
+from sagellm_engine.native.library import isa, library, set_threads, why_missing
 from sagellm_engine.native.model import NativeModel, why_unsupported
 from sagellm_engine.native.packing import packed_model
 
@@ -80,10 +80,9 @@ def load_native_runner(config: EngineConfig, *, max_batch_tokens: int, free_byte
 
 
 def _start_threads(config: EngineConfig) -> None:
-    processors = len(os.sched_getaffinity(0))
-    threads = config.num_threads or processors
-    pin = threads == processors if config.pin_threads is None else config.pin_threads
-    library().sage_set_threads(threads, pin)
+    threads = config.num_threads or len(PROCESSORS)
+    pin = threads == len(PROCESSORS) if config.pin_threads is None else config.pin_threads
+    set_threads(threads, PROCESSORS if pin else ())
 
 
 def _compute(config: EngineConfig, model: ModelConfig) -> Compute:

@@ -156,7 +156,7 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sage_set_isa": (INT32, [ctypes.c_char_p]),
     "sage_panel_width": (INT32, []),
     "sage_has_bf16": (INT32, []),
-    "sage_set_threads": (INT32, [INT32, INT32]),
+    "sage_set_threads": (INT32, [INT32, POINTER, INT32]),
     "sage_packed_bytes": (ctypes.c_int64, [ctypes.POINTER(Linear)]),
     "sage_pack": (INT32, [ctypes.POINTER(Linear), POINTER, INT32, INT32]),
     "sage_linear": (INT32, [ctypes.POINTER(Linear), INT32, INT32, POINTER, POINTER, POINTER]),

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def why_missing() -> str | None:
     except LibraryMissing as error:
         return str(error)
     return None
+
+
+def set_threads(number: int, processors: Sequence[int] = ()) -> None:
+    """Compute with so many threads from now on, the caller's included; pinned to the processors, if any are named."""
+    array = (ctypes.c_int32 * len(processors))(*processors)
+    library().sage_set_threads(number, array, len(processors))
 
 
 def isa() -> str:

@@ -129,8 +129,8 @@ int32_t sage_panel_width(void);
 // Whether SAGE_COMPUTE_BF16 has instructions of its own.
 int32_t sage_has_bf16(void);
 
-// Threads that later calls use, the caller's included. With pin each stays on one processor.
-int32_t sage_set_threads(int32_t num_threads, int32_t pin);
+// Threads that later calls use, the caller's included; the i-th stays on the i-th of the processors, if there are any.
+int32_t sage_set_threads(int32_t num_threads, const int32_t* processors, int32_t num_processors);
 
 // Bytes of a packed weight; kind, num_in and num_out are read.
 int64_t sage_packed_bytes(const SageLinear* w);

@@ -43,8 +43,8 @@ int32_t sage_panel_width(void) { return chosen()->panel_width; }
 
 int32_t sage_has_bf16(void) { return chosen()->has_bf16; }
 
-int32_t sage_set_threads(int32_t num_threads, int32_t pin) {
-  sage::Pool::instance().resize(num_threads, pin != 0);
+int32_t sage_set_threads(int32_t num_threads, const int32_t* processors, int32_t num_processors) {
+  sage::Pool::instance().resize(num_threads, std::vector<int>(processors, processors + num_processors));
   return 0;
 }
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <chrono>
+#include <utility>
 
 namespace sage {
 
@@ -12,15 +13,6 @@ namespace {
 
 constexpr int kSpinsBeforeYield = 2000;  // some ten microseconds
 constexpr auto kAwake = std::chrono::microseconds(100);
-
-std::vector<int> allowed_processors() {
-  cpu_set_t set;
-  std::vector<int> found;
-  if (sched_getaffinity(0, sizeof set, &set) == 0)
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-      if (CPU_ISSET(cpu, &set)) found.push_back(cpu);
-  return found;
-}
 
 void pin_to(int processor) {
   cpu_set_t set;
@@ -72,11 +64,11 @@ void Pool::stop() {
   stopping_ = false;
 }
 
-void Pool::resize(int size, bool pin) {
+void Pool::resize(int size, std::vector<int> processors) {
   std::lock_guard<std::mutex> alone(calls_);
   stop();
   size_ = size < 1 ? 1 : size;
-  processors_ = pin && size_ > 1 ? allowed_processors() : std::vector<int>();
+  processors_ = size_ > 1 ? std::move(processors) : std::vector<int>();
   for (int thread = 1; thread < size_; ++thread) {
     const int processor = processors_.empty() ? -1 : processors_[thread % processors_.size()];
     threads_.emplace_back([this, thread, processor, seen = generation_.load()] { work(thread, processor, seen); });

@@ -19,9 +19,9 @@ class Pool {
 
   int size() const { return size_; }
 
-  // Changes the number of threads, the caller of run() included; with pin each stays on a processor of its own, the
-  // caller as long as run() takes.
-  void resize(int size, bool pin);
+  // Changes the number of threads, the caller of run() included. Thread i stays on the i-th of the processors, the caller
+  // as long as run() takes; without processors the system decides.
+  void resize(int size, std::vector<int> processors);
 
   // Runs the task on every thread at once and waits for all; a second caller waits for the first.
   void run(Task task, void* argument);
