@@ -156,6 +156,13 @@ def result_of(session: Session) -> dict[str, Any]:
     return {"name": session.contender.name, "tokens_per_s": medians, "rounds": rates, **facts}
 
 
+def keep(name: str, result: dict[str, Any]) -> None:
+    """Write what has been measured so far."""
+    RESULTS.mkdir(exist_ok=True)
+    kept = {"benchmark": name, "machine": describe(), "result": result}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
 def main() -> None:
     """Parse the command line, measure, write one file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,10 +179,7 @@ def main() -> None:
     for group in options.groups:
         print(group, flush=True)
         result["groups"][group] = compare(group, pythons, options.model, options.threads)
-    RESULTS.mkdir(exist_ok=True)
-    name = f"engine_{options.model.name}"
-    kept = {"benchmark": name, "machine": describe(), "result": result}
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        keep(f"engine_{options.model.name}", result)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,26 @@ class Step {
     pool_.barrier();
   }
 
+  // Runs f(row) for all rows of a product's input, a tile of rows at a time: rows of a tile share cache lines.
+  template <class F>
+  void row_phase(int& number, int rows, F f) {
+    const int tiles = rows == 0 ? 0 : tile_number(rows - 1, rows) + 1;
+    phase(number, tiles, [&](int tile) {
+      for (int row = 0, i = 0; row < rows; ++i) {
+        const int end = row + tile_rows(rows - row);
+        if (i == tile)
+          for (int r = row; r < end; ++r) f(r);
+        row = end;
+      }
+    });
+  }
+
+  static int tile_number(int row, int rows) {
+    int number = 0;
+    for (int end = tile_rows(rows); row >= end; end += tile_rows(rows - end)) ++number;
+    return number;
+  }
+
   template <class Finish>
   void product(int& number, const SageLinear& w, int rows, Finish finish) {
     const RowWriter input = writer(w, rows);
@@ -151,7 +171,7 @@ class Step {
   void run_layer(int& number, int index) {
     const SageLayer& layer = model_.layers[index];
     const int rows = step_.num_rows;
-    phase(number, rows, [&](int row) { normalise(writer(layer.qkv, rows), layer.input_norm, row, row); });
+    row_phase(number, rows, [&](int row) { normalise(writer(layer.qkv, rows), layer.input_norm, row, row); });
     const int64_t qkv_stride = round_up(layer.qkv.num_out, kPanel);
     product(number, layer.qkv, rows, [&](int row, int panel, const float* sums) {
       store_panel(scratch_.qkv + row * qkv_stride, layer.qkv, panel, sums);
@@ -159,7 +179,7 @@ class Step {
     phase(number, rows, [&](int row) { place_row(layer, index, row, scratch_.qkv + row * qkv_stride); });
     attend(number, layer, index, qkv_stride);
     add_to_residual(number, layer.o);
-    phase(number, rows, [&](int row) { normalise(writer(layer.gate_up, rows), layer.post_norm, row, row); });
+    row_phase(number, rows, [&](int row) { normalise(writer(layer.gate_up, rows), layer.post_norm, row, row); });
     activate(number, layer);
     add_to_residual(number, layer.down);
   }
@@ -224,7 +244,7 @@ class Step {
   void add_to_residual(int& number, const SageLinear& w) {
     const int64_t stride = padded_in(w);
     const RowWriter rows = writer(w, step_.num_rows);
-    phase(number, step_.num_rows, [&](int row) {
+    row_phase(number, step_.num_rows, [&](int row) {
       float* wide = scratch_.wide + row * stride;
       for (int64_t i = w.num_in; i < stride; ++i) wide[i] = 0;
       rows.put(row, wide);
@@ -243,7 +263,7 @@ class Step {
 
   void logits(int& number) {
     const SageLinear& head = model_.lm_head;
-    phase(number, step_.num_out, [&](int i) { normalise(writer(head, step_.num_out), model_.final_norm, step_.out_rows[i], i); });
+    row_phase(number, step_.num_out, [&](int i) { normalise(writer(head, step_.num_out), model_.final_norm, step_.out_rows[i], i); });
     product(number, head, step_.num_out, [&](int row, int panel, const float* sums) {
       float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
       const int columns = std::min(kPanel, model_.vocab - panel * kPanel);
