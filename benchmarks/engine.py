@@ -1,7 +1,7 @@
 """Our engine and others on the same workloads, in turn: `python -m benchmarks.engine FOLDER [--peer NAME=PYTHON …]`.
 
 A peer runs under the Python of an environment that has it. All of a group are loaded at once and measured one at a
-time, five rounds; a run during which other processes took the processors is thrown away and repeated.
+time, several rounds; a run during which other processes took the processors is thrown away and repeated.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.machine import describe, watched
 from benchmarks.peers.session import WORKLOADS
 
 PEERS = Path(__file__).parent / "peers"
-ROUNDS, MAX_TRIES = 5, 12
+MAX_TRIES = 12
 PINNED = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
 
@@ -117,7 +117,7 @@ def started(contender: Contender, python: str, folder: Path, threads: int) -> It
         process.wait()
 
 
-def compare(group: str, pythons: dict[str, str], folder: Path, threads: int) -> list[dict[str, Any]]:
+def compare(group: str, pythons: dict[str, str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure all contenders of a group in turn."""
     with ExitStack() as stack:
         sessions = []
@@ -125,11 +125,11 @@ def compare(group: str, pythons: dict[str, str], folder: Path, threads: int) -> 
             if contender.group == group and contender.environment in pythons:
                 print(f"  loading {contender.name} …", flush=True)
                 python = pythons[contender.environment]
-                sessions.append(stack.enter_context(started(contender, python, folder, threads)))
+                sessions.append(stack.enter_context(started(contender, python, options.model, options.threads)))
         for workload in WORKLOADS:
             for session in sessions:
                 session.warm(workload)
-            for _ in range(ROUNDS):
+            for _ in range(options.rounds):
                 for session in sessions:
                     session.measure(workload)
             shown = ", ".join(f"{s.contender.name} {rate_of(s, workload):.0f}" for s in sessions)
@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--groups", nargs="+", default=["lossless", "bf16", "int8", "int4"])
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     pythons = {"sagellm": sys.executable, **dict(peer.split("=", 1) for peer in options.peer)}
@@ -178,7 +179,7 @@ def main() -> None:
     print(json.dumps(result["limits"]), flush=True)
     for group in options.groups:
         print(group, flush=True)
-        result["groups"][group] = compare(group, pythons, options.model, options.threads)
+        result["groups"][group] = compare(group, pythons, options)
         keep(f"engine_{options.model.name}", result)
 
 

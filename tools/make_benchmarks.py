@@ -47,7 +47,7 @@ def _engine(model: str, result: dict[str, Any]) -> list[str]:
     limits = ", ".join(f"{result['limits'][key]:,g} {text}" for key, text in LIMITS.items() if key in result["limits"])
     parts = [
         f"## {model} on the CPU, beside other engines",
-        "Tokens a second, medians of five rounds in turn (W1 to W3: generated tokens, W4: all): W1 one request, W2 8, "
+        "Tokens a second, medians of rounds in turn (W1 to W3: generated tokens, W4: all): W1 one request, W2 8, "
         "W3 32 of 128 tokens in and 64 out; W4 8 of 1,024 in and 8 out. "
         f"{result['threads']} threads. The machine's limits in the same run (10⁹ operations a second): {limits}.",
     ]
