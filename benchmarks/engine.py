@@ -1,4 +1,4 @@
-"""Our engine and others on the same workloads, in turn: `python -m benchmarks.engine FOLDER [--peer NAME=PYTHON …]`.
+"""Our engine and others on the same workloads, in turn: `python -m benchmarks.engine [FOLDER] [--peer NAME=PYTHON …]`.
 
 A peer runs under the Python of an environment that has it. All of a group are loaded at once and measured one at a
 time, several rounds; a run during which other processes took the processors is thrown away and repeated.
@@ -19,7 +19,9 @@ from typing import Any
 
 from benchmarks.goals import RESULTS
 from benchmarks.machine import describe, watched
+from benchmarks.overhead import BUILTIN, CACHE
 from benchmarks.peers.session import WORKLOADS
+from benchmarks.shapes import make_smol135
 
 PEERS = Path(__file__).parent / "peers"
 MAX_TRIES = 12
@@ -166,12 +168,13 @@ def keep(name: str, result: dict[str, Any]) -> None:
 def main() -> None:
     """Parse the command line, measure, write one file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", help="none: the 135M shape with random weights")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--groups", nargs="+", default=["lossless", "bf16", "int8", "int4"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    options.model = options.model or make_smol135(CACHE / "smol135", BUILTIN)
     pythons = {"sagellm": sys.executable, **dict(peer.split("=", 1) for peer in options.peer)}
     from benchmarks.limits import measure
 

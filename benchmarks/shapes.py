@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORKLOADS = {"W1": (1, 128, 64), "W2": (8, 128, 64), "W3": (32, 128, 64), "W4": (8, 1024, 8)}
-"""Name → (requests at once, prompt tokens, generated tokens)."""
+from benchmarks.peers.session import WORKLOADS
+
+__all__ = ["WORKLOADS", "make_smol135", "prompt"]
 
 
 def prompt(index: int, length: int) -> list[int]:

@@ -17,16 +17,16 @@ def noise(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 33, 200])
-def test_packed_linear_equals_plain(num_rows: int, with_bias: bool) -> None:
-    """The packed product is the plain one to rounding, for any number of rows."""
+def test_tiled_linear_equals_plain(num_rows: int, with_bias: bool) -> None:
+    """The tiled product is the plain one to rounding, for any number of rows."""
     weight, bias, x = noise(100, 72), noise(100) if with_bias else None, noise(num_rows, 72)
     with torch.inference_mode():
         fast, slow = TiledLinear(weight.clone(), bias)(x), PlainLinear(weight, bias)(x)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-4)
 
 
-def test_linear_is_chosen_by_device_and_type() -> None:
-    """Only fp32 on a CPU is packed."""
+def test_linear_is_chosen_by_device() -> None:
+    """Tiles are for a CPU."""
     assert linear_for(torch.device("cpu")) is TiledLinear
     assert linear_for(torch.device("cuda")) is PlainLinear
 

@@ -56,6 +56,19 @@ def test_bf16_checkpoint_computes_in_fp32(folder: Path) -> None:
     assert tokens(folder) == expected
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("claimed", ["float32", "bfloat16", "float16"])
+def test_weights_are_what_they_are_not_what_the_config_says(folder: Path, stored: torch.dtype, claimed: str) -> None:
+    """In fp32 the tokens are those of the stored values, whatever type config.json claims."""
+    file, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    rounded = {name: tensor.to(stored) for name, tensor in load_file(file).items()}
+    save_file({name: tensor.float() for name, tensor in rounded.items()}, file)
+    expected = tokens(folder, kernels="torch", dtype="float32")
+    save_file(rounded, file)
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": claimed}))
+    assert tokens(folder, kernels="native", dtype="float32") == expected
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_named_dtype_reaches_the_weights(folder: Path, dtype: str) -> None:
     """The weights have the type that was asked for."""
@@ -176,6 +189,8 @@ def test_what_cannot_run_is_refused(
         ({"kernels": "native", "dtype": "float16"}, NotImplementedByServer),
         ({"kernels": "fast"}, InvalidArgument),
         ({"quantization": "int3"}, InvalidArgument),
+        ({"kernels": "torch", "quantization": "int8"}, NotImplementedByServer),
+        ({"kernels": "torch", "kv_cache_dtype": "int8"}, NotImplementedByServer),
         ({"kv_cache_dtype": "int3"}, InvalidArgument),
         ({"max_model_len": 4096}, InvalidArgument),
         ({"device": "cuda:0"}, InvalidArgument),

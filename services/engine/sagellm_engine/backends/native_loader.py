@@ -15,9 +15,8 @@ from sagellm_engine.native.abi import Compute, KvKind, WeightKind
 from sagellm_engine.native.kv import NativeKv, page_bytes
 from sagellm_engine.native.library import isa, library, set_threads, why_missing
 from sagellm_engine.native.model import NativeModel, why_unsupported
-from sagellm_engine.native.packing import packed_model
+from sagellm_engine.native.packing import packed_model, stored_kind
 
-STORED = {"float32": WeightKind.F32, "bfloat16": WeightKind.BF16, "float16": WeightKind.F16}
 QUANTIZED = {"int8": WeightKind.INT8, "int4": WeightKind.INT4}
 DTYPES = ("auto", "float32", "bfloat16")
 KV_KINDS = {"float32": KvKind.F32, "bfloat16": KvKind.BF16, "int8": KvKind.INT8}
@@ -29,7 +28,7 @@ def can_load(config: EngineConfig) -> bool:
 
     Raises Unavailable or NotImplementedByServer, saying why, where the configuration insists on them and they cannot.
     """
-    if config.kernels == "torch" and config.quantization is None:
+    if config.kernels == "torch":
         return False
     insists = config.kernels == "native" or config.quantization is not None
     missing = why_missing()
@@ -53,7 +52,8 @@ def load_native_runner(config: EngineConfig, *, max_batch_tokens: int, free_byte
         raise InvalidArgument("backend 'cpu' needs a model_path", param="model_path")
     _start_threads(config)
     model = read_model_config(config.model_path)
-    compute, weight_kind = _compute(config, model), _weight_kind(config, model)
+    weight_kind = QUANTIZED[config.quantization] if config.quantization else stored_kind(config.model_path, model)
+    compute = _compute(config, model, weight_kind)
     kv_kind = _kv_kind(config, compute)
     max_model_len = chosen_max_model_len(config, model)
     packed = packed_model(config.model_path, model, weight_kind)
@@ -85,18 +85,13 @@ def _start_threads(config: EngineConfig) -> None:
     set_threads(threads, PROCESSORS if pin else ())
 
 
-def _compute(config: EngineConfig, model: ModelConfig) -> Compute:
-    """Return how activations enter products: in the checkpoint's precision where the processor has units for it."""
+def _compute(config: EngineConfig, model: ModelConfig, weights: WeightKind) -> Compute:
+    """Return how activations enter products: in bf16 for bf16 weights, where the processor has units for it."""
     if config.quantization is not None:
         return Compute.INT8
     wanted = model.checkpoint_dtype if config.dtype == "auto" else config.dtype
-    return Compute.BF16 if wanted == "bfloat16" and library().sage_has_bf16() else Compute.F32
-
-
-def _weight_kind(config: EngineConfig, model: ModelConfig) -> WeightKind:
-    if config.quantization is not None:
-        return QUANTIZED[config.quantization]
-    return STORED.get(model.checkpoint_dtype, WeightKind.F32)
+    has_units = weights is WeightKind.BF16 and library().sage_has_bf16()
+    return Compute.BF16 if wanted == "bfloat16" and has_units else Compute.F32
 
 
 def _kv_kind(config: EngineConfig, compute: Compute) -> KvKind:

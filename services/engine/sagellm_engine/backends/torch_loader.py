@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from sagellm_common.errors import InvalidArgument
+from sagellm_common.errors import InvalidArgument, NotImplementedByServer
 from sagellm_engine.attention.kinds import FAST, INVARIANT
 from sagellm_engine.backends.memory import plan_pages
 from sagellm_engine.backends.torch_runner import TorchPlace, TorchRunner
@@ -36,6 +36,8 @@ def load_runner(
     """
     if config.model_path is None:
         raise InvalidArgument(f"backend {backend!r} needs a model_path", param="model_path")
+    if config.quantization is not None or config.kv_cache_dtype != "auto":
+        raise NotImplementedByServer("quantization and kv_cache_dtype need the CPU kernels; see `kernels`")
     model = read_model_config(config.model_path)
     dtype_name = auto_dtype(model) if config.dtype == "auto" else config.dtype
     if dtype_name not in DTYPES:

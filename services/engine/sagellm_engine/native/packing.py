@@ -22,8 +22,6 @@ from sagellm_engine.weights.checkpoint import Checkpoint
 from sagellm_engine.weights.fingerprint import checkpoint_fingerprint
 
 KINDS = {torch.float32: WeightKind.F32, torch.bfloat16: WeightKind.BF16, torch.float16: WeightKind.F16}
-Sizes = Mapping[str, int]
-Fill = Callable[[PackedFile], None]
 QUANTIZED = (WeightKind.INT8, WeightKind.INT4)
 VECTOR_ROOM = 64
 """Vectors end with zeros up to a multiple of so many elements, so that kernels may read whole registers."""
@@ -36,18 +34,28 @@ def packed_model(folder: Path, config: ModelConfig, kind: WeightKind) -> PackedF
     """
     try:
         path = _cache_file(folder, config, kind)
-    except OSError:
+        return _open_cached(path) or _pack_once(path, folder, config, kind)
+    except OSError:  # no cache, no right to write there, or a full disk
         return in_memory(*_recipe(folder, config, kind))
+
+
+def stored_kind(folder: Path, config: ModelConfig) -> WeightKind:
+    """Return how to keep a checkpoint's weights as they are: by the tensors, whatever config.json says of them.
+
+    Where they differ in type, fp32 holds them all. Raises what `Checkpoint` raises.
+    """
+    checkpoint, parts = Checkpoint(folder), model_parts(config, WeightKind.F32)
+    found = {checkpoint.dtype(name + ".weight") for part in parts.linears() for name, _ in part.tensors}
+    dtype = found.pop()
+    return KINDS[dtype] if not found and dtype in KINDS else WeightKind.F32
+
+
+def _pack_once(path: Path, folder: Path, config: ModelConfig, kind: WeightKind) -> PackedFile:
     with _locked(path):
-        found = _open_cached(path)
-        if found is None:
-            try:
-                write_packed(path, *_recipe(folder, config, kind))
-            except OSError:  # the disk is full
-                return in_memory(*_recipe(folder, config, kind))
+        if _open_cached(path) is None:  # nobody else has made it meanwhile
+            write_packed(path, *_recipe(folder, config, kind))
             _remove_older(path)
-            found = open_packed(path)
-    return found
+        return open_packed(path)
 
 
 def _cache_file(folder: Path, config: ModelConfig, kind: WeightKind) -> Path:
