@@ -10,6 +10,7 @@ import pytest
 
 from sagellm_common.bus import Bus
 from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
+from sagellm_common.contracts.frames import TokenFrame
 from sagellm_common.contracts.policy import LEADER_TTL_S, Leader
 from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
@@ -63,21 +64,26 @@ async def _undisturbed(stack: LocalStack, **fields: Any) -> str:
     return await Stream(stack.url, **fields).end()
 
 
-async def _serving(bus: Bus, stack: LocalStack) -> str:
-    """The engine that now runs a request, by the gauges of its reports."""
-    from sagellm_common.contracts.reports import EngineReport
+class Killer:
+    """Kills the engine that serves the next stream as soon as it has sent so many tokens.
 
-    found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    It listens to the frames themselves: a fast engine is done before its next report.
+    """
 
-    def seen(report: EngineReport, received: object) -> None:
-        if report.gauges.running and not found.done():
-            found.set_result(report.engine_id)
+    def __init__(self, stack: LocalStack, after: int) -> None:
+        self.served_by: list[str] = []
+        self._stack, self._left = stack, after
 
-    subscription = await bus.subscribe(bus.settings.subjects.engine_metrics("*"), EngineReport, seen)
-    try:
-        return await asyncio.wait_for(found, 20)
-    finally:
-        await subscription.unsubscribe()
+    async def listen(self, bus: Bus) -> None:
+        """Count the tokens of every frame from now on."""
+        await bus.subscribe(f"{bus.settings.subjects.prefix}.tokens.*", TokenFrame, self._seen)
+
+    def _seen(self, frame: TokenFrame, received: object) -> None:
+        if frame.items and frame.engine_id not in self.served_by:
+            self.served_by.append(frame.engine_id)
+        before, self._left = self._left, self._left - sum(len(item.token_ids) for item in frame.items)
+        if before > 0 >= self._left:
+            self._stack.engines[frame.engine_id].kill()
 
 
 async def test_an_engine_dies_and_another_continues_the_same_stream(broken_stack: LocalStack, bus: Bus) -> None:
@@ -88,11 +94,12 @@ async def test_an_engine_dies_and_another_continues_the_same_stream(broken_stack
         broken_stack.start_engine(engine_id)
     await broken_stack.ready(engines=2)
     expected = await _undisturbed(broken_stack)
+    killer = Killer(broken_stack, after=50)
+    await killer.listen(bus)
     stream = Stream(broken_stack.url)
-    await stream.progressed(50)
-    broken_stack.engines[await _serving(bus, broken_stack)].kill()
     assert await stream.end() == expected
     assert stream.finish == "length"
+    assert sorted(killer.served_by) == ["e1", "e2"]
 
 
 async def test_a_sampled_stream_of_the_built_in_model_goes_on_with_the_same_tokens(
@@ -104,15 +111,15 @@ async def test_a_sampled_stream_of_the_built_in_model_goes_on_with_the_same_toke
     for engine_id in ("e1", "e2"):
         broken_stack.start_engine(engine_id, backend="cpu", model="sage-tiny")
     await broken_stack.ready(engines=2)
-    asked = {"model": "sage-tiny", "prompt": "Once upon a time", "max_tokens": 300, "temperature": 0.8}
+    asked = {"model": "sage-tiny", "prompt": "Once upon a time", "max_tokens": 1000, "temperature": 0.8}
     expected = await _undisturbed(broken_stack, seed=7, **asked)
     assert await _undisturbed(broken_stack, seed=8, **asked) != expected
+    killer = Killer(broken_stack, after=40)
+    await killer.listen(bus)
     stream = Stream(broken_stack.url, seed=7, **asked)
-    await stream.progressed(40)
-    broken_stack.engines[await _serving(bus, broken_stack)].kill()
-    assert stream.finish == ""
     assert await stream.end() == expected
     assert stream.finish == "length"
+    assert sorted(killer.served_by) == ["e1", "e2"]
 
 
 async def _leader(bus: Bus) -> str:
