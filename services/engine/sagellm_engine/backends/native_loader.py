@@ -97,7 +97,7 @@ def _compute(config: EngineConfig, model: ModelConfig, weights: WeightKind) -> C
 def _kv_kind(config: EngineConfig, compute: Compute) -> KvKind:
     if config.kv_cache_dtype != "auto":
         return KV_KINDS[config.kv_cache_dtype]
-    return KvKind.BF16 if compute is Compute.BF16 else KvKind.F32
+    return KvKind.F32 if compute is Compute.F32 else KvKind.BF16
 
 
 def _activation_bytes(config: EngineConfig, model: ModelConfig, batch_tokens: int) -> int:

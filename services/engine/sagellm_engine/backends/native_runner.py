@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sagellm_engine.backends.sampled_step import sampled_step, sampling_rows
 from sagellm_engine.core.runner import StepResult
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import ModelInfo
+from sagellm_engine.native.abi import Phase
 from sagellm_engine.native.model import NativeModel
 from sagellm_engine.native.sampling import native_sample
 
@@ -31,6 +34,12 @@ class NativeRunner:
     def all_logits(self, row: SequenceState) -> Tensor:
         """Return the logits [scheduled tokens, V] of one row: for tests and for scoring."""
         return self._loaded().forward([row], range(row.num_scheduled))
+
+    def count_seconds(self) -> NDArray[np.float64]:
+        """From now on, count what each part of the steps takes; return the sums [len(Phase)], which grow."""
+        seconds = np.zeros(len(Phase))
+        self._loaded().seconds = seconds
+        return seconds
 
     def clear_pages(self, pages: Iterable[int]) -> None:
         """Set pages to zero."""

@@ -33,6 +33,21 @@ class KvKind(IntEnum):
     INT8 = 2
 
 
+class Phase(IntEnum):
+    """Parts of a step, as its time is told."""
+
+    EMBED = 0
+    NORM = 1
+    QKV = 2
+    ROTARY = 3
+    ATTENTION = 4
+    O = 5  # noqa: E741
+    GATE_UP = 6
+    FORM = 7
+    DOWN = 8
+    LM_HEAD = 9
+
+
 class Linear(ctypes.Structure):
     """`SageLinear`: a packed weight."""
 
@@ -71,7 +86,6 @@ class Model(ctypes.Structure):
 
     _fields_ = [
         ("hidden", INT32),
-        ("intermediate", INT32),
         ("num_layers", INT32),
         ("num_heads", INT32),
         ("num_kv_heads", INT32),
@@ -107,6 +121,7 @@ class Step(ctypes.Structure):
         ("pages", POINTER),
         ("out_rows", POINTER),
         ("logits", POINTER),
+        ("seconds", POINTER),
     ]
 
 

@@ -31,6 +31,8 @@ class NativeKv:
         self.num_pages = num_pages
         size = page_bytes(config, kind) * num_pages
         self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, np.uint8).reshape(config.num_layers, num_pages, -1)
         self.address = int(self._bytes.ctypes.data)
 

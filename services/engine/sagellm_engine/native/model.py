@@ -42,6 +42,8 @@ class NativeModel:
         self, config: ModelConfig, kind: WeightKind, compute: Compute, packed: PackedFile, kv: NativeKv
     ) -> None:
         self.kv = kv
+        self.seconds: NDArray[np.float64] | None = None
+        """By phase, what all steps took; counted while it is there, [len(Phase)]."""
         self._library = library()
         self._config = config
         self._packed = packed
@@ -61,7 +63,6 @@ class NativeModel:
         )
         self._model = Model(
             hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
@@ -86,6 +87,8 @@ class NativeModel:
         step, arrays = _describe(rows, out_rows)
         logits = torch.empty(len(out_rows), self._config.vocab_size)
         step.logits = logits.data_ptr()
+        if self.seconds is not None:
+            step.seconds = self.seconds.ctypes.data
         self._library.sage_forward(ctypes.byref(self._model), ctypes.byref(step), self._scratch_for(step))
         del arrays  # alive until here, for the step points into them
         return logits

@@ -47,7 +47,6 @@ struct SageLayer {
 
 struct SageModel {
   int32_t hidden;
-  int32_t intermediate;
   int32_t num_layers;
   int32_t num_heads;
   int32_t num_kv_heads;
@@ -67,6 +66,21 @@ struct SageModel {
   void* kv;                 // see kv.h
 };
 
+// Parts of a step, as its time is told.
+enum SagePhase : int32_t {
+  SAGE_EMBED = 0,
+  SAGE_NORM = 1,       // with the form in which a product takes its rows
+  SAGE_QKV = 2,
+  SAGE_ROTARY = 3,     // with the write into pages; part of the attention where every sequence has one row
+  SAGE_ATTENTION = 4,
+  SAGE_O = 5,
+  SAGE_GATE_UP = 6,
+  SAGE_FORM = 7,       // of the rows of `o` and `down`
+  SAGE_DOWN = 8,
+  SAGE_LM_HEAD = 9,
+  SAGE_NUM_PHASES = 10,
+};
+
 // One step: rows of several sequences, each sequence's rows one after the other.
 struct SageStep {
   int32_t num_rows;
@@ -80,6 +94,7 @@ struct SageStep {
   const int32_t* pages;       // page numbers, sequence by sequence
   const int32_t* out_rows;    // [num_out]: rows that get logits
   float* logits;              // [num_out, vocab]
+  double* seconds;            // [SAGE_NUM_PHASES], added to, as the calling thread saw them; or null
 };
 
 constexpr int32_t kSageMaxLogprobs = 20;

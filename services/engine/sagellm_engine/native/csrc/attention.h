@@ -3,6 +3,8 @@
 // A piece of work is a few rows of one sequence under one kv head; the query heads of its group are rows of the same
 // product. Keys are taken in tiles of kKeyTile at absolute positions, with a running maximum and sum (Milakov and
 // Gimelshein, 2018; Dao et al., 2022), so that a row's arithmetic depends on nothing but its own position.
+//
+// Over bfloat16 pages, queries and weights are rounded to bfloat16 too where the processor multiplies it.
 #pragma once
 
 #include <algorithm>
@@ -15,20 +17,21 @@ namespace SAGE_ISA {
 
 constexpr int kKeyTile = 64;
 constexpr int kMaxQueries = 48;  // query vectors of a piece of work
-constexpr int kMaxHeadDim = 256;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct AttentionPlace {
   const int32_t* pages;  // of the sequence
-  int num_pages;
   int first_position;    // of the piece's first row
   int num_rows;
-  const float* queries;  // first row, first head of the group; scaled already
+  const float* queries;  // first row, first head of the group; scaled by `query_scale`
   int64_t query_stride;  // between rows
   const float* sinks;    // of the group's heads, or null
   int window;            // 0: none
   float cap;             // 0: none
 };
+
+// What queries are multiplied with beforehand: scores are in powers of two, after the cap if there is one.
+inline float query_scale(const SageModel& model) { return model.score_scale * (model.score_cap > 0 ? 1 : kLog2e); }
 
 template <class Kv>
 class AttentionPiece {
@@ -37,11 +40,12 @@ class AttentionPiece {
       : model_(model), layer_(layer), kv_head_(kv_head), place_(place),
         group_(model.num_heads / model.num_kv_heads), count_(place.num_rows * group_), dim_(model.head_dim) {
     for (int i = 0; i < count_; ++i) {
-      queries_[i] = place.queries + (i / group_) * place.query_stride + (i % group_) * dim_;
-      maximum_[i] = place.sinks ? place.sinks[i % group_] : -kInfinity;
-      sum_[i] = place.sinks ? 1.0f : 0.0f;
+      maximum_[i] = place.sinks ? place.sinks[i % group_] * kLog2e : -kInfinity;
+      std::fill(sums_[i], sums_[i] + kLanes, 0.0f);
+      sums_[i][0] = place.sinks ? 1.0f : 0.0f;
     }
     std::fill(out_, out_ + count_ * dim_, 0.0f);
+    for (int i = 0; i < count_; i += tile_rows(count_ - i)) pack_queries(i, tile_rows(count_ - i));
   }
 
   // Computes the rows; `put(row, head of the group, values [D])` gets each result.
@@ -52,7 +56,7 @@ class AttentionPiece {
     for (int start = seen_from / kKeyTile * kKeyTile; start < last; start += kKeyTile)
       add_tile(start, std::min(kKeyTile, last - start));
     for (int i = 0; i < count_; ++i) {
-      const vf inverse = set1(1.0f / sum_[i]);
+      const vf inverse = set1(1.0f / sum_lanes(load(sums_[i])));
       float* values = out_ + i * dim_;
       for (int d = 0; d < dim_; d += kLanes) store(values + d, mul(load(values + d), inverse));
       put(i / group_, i % group_, values);
@@ -60,6 +64,24 @@ class AttentionPiece {
   }
 
  private:
+  static constexpr bool kDot2 = Kv::kPairs && kHasBf16;
+
+  // Lays queries out [D][rows], or [D / 2][rows][2] in bfloat16, as the rows of a product.
+  void pack_queries(int first, int rows) {
+    Unit* to = reinterpret_cast<Unit*>(queries_ + first * dim_);
+    for (int i = first; i < first + rows; ++i, ++to) {
+      const float* from = place_.queries + (i / group_) * place_.query_stride + (i % group_) * dim_;
+      alignas(64) uint16_t halves[kMaxHeadDim];
+      const Unit* units = reinterpret_cast<const Unit*>(from);
+      if constexpr (kDot2) {
+        for (int d = 0; d < dim_; d += kLanes) store_low16(halves + d, round_to_bf16(load(from + d)));
+        units = reinterpret_cast<const Unit*>(halves);
+      }
+      const int count = kDot2 ? dim_ / 2 : dim_;
+      for (int u = 0; u < count; ++u) to[u * rows] = units[u];
+    }
+  }
+
   void add_tile(int start, int num_keys) {
     const int first_page = start / kPage;
     const int pages = (num_keys + kPage - 1) / kPage;
@@ -77,15 +99,22 @@ class AttentionPiece {
   // Scores of all queries with kPanel keys.
   void score_step(int key) {
     const typename Kv::Value* keys[2];
-    for (int j = 0; j < 2; ++j) keys[j] = blocks_[(key + j * kLanes) / kPage].keys + (key + j * kLanes) % kPage;
-    for (int i = 0; i < count_;) {
-      const int left = count_ - i;
-      if (left >= kMaxTile) { score<kMaxTile>(i, key, keys); i += kMaxTile; }
-      else if (left >= 6) { score<6>(i, key, keys); i += 6; }
-      else if (left >= 4) { score<4>(i, key, keys); i += 4; }
-      else if (left == 3) { score<3>(i, key, keys); i += 3; }
-      else if (left == 2) { score<2>(i, key, keys); i += 2; }
-      else { score<1>(i, key, keys); i += 1; }
+    for (int j = 0; j < 2; ++j) {
+      const int at = key + j * kLanes;
+      keys[j] = blocks_[at / kPage].keys + at % kPage * (Kv::kPairs ? 2 : 1);
+    }
+    for (int i = 0, rows; i < count_; i += rows) {
+      rows = tile_rows(count_ - i);
+      switch (rows) {
+        case 1: score<1>(i, key, keys); break;
+        case 2: score<2>(i, key, keys); break;
+        case 3: score<3>(i, key, keys); break;
+        case 4: score<4>(i, key, keys); break;
+        case 5: score<5>(i, key, keys); break;
+        case 6: score<6>(i, key, keys); break;
+        case 8: score<kMaxTile == 12 ? 8 : 6>(i, key, keys); break;
+        default: score<kMaxTile>(i, key, keys);
+      }
     }
   }
 
@@ -93,20 +122,36 @@ class AttentionPiece {
   void score(int first_query, int key, const typename Kv::Value* const (&keys)[2]) {
     vf acc[kRows][2];
     for (auto& of_row : acc) of_row[0] = of_row[1] = zero();
-    const float* const* q = queries_ + first_query;
-    for (int d = 0; d < dim_; ++d) {
-      const vf k0 = Kv::load_vector(keys[0] + d * kPage), k1 = Kv::load_vector(keys[1] + d * kPage);
-      for (int m = 0; m < kRows; ++m) {
-        const vf value = set1(q[m][d]);
-        acc[m][0] = fma(value, k0, acc[m][0]);
-        acc[m][1] = fma(value, k1, acc[m][1]);
+    const float* q = queries_ + first_query * dim_;
+    if constexpr (kDot2) {
+      const Unit* units = reinterpret_cast<const Unit*>(q);
+      for (int d = 0; d < dim_; d += 2, units += kRows)
+        for (int j = 0; j < 2; ++j) {
+          const vi pair = load_i(keys[j] + d * kPage);
+          for (int m = 0; m < kRows; ++m) acc[m][j] = dot2(acc[m][j], set1_i(units[m]), pair);
+        }
+    } else if constexpr (Kv::kPairs) {
+      for (int d = 0; d < dim_; d += 2, q += 2 * kRows)
+        for (int j = 0; j < 2; ++j) {
+          const vi pair = load_i(keys[j] + d * kPage);
+          for (int m = 0; m < kRows; ++m) acc[m][j] = fma(set1(q[m]), low_half(pair), acc[m][j]);
+          for (int m = 0; m < kRows; ++m) acc[m][j] = fma(set1(q[kRows + m]), high_half(pair), acc[m][j]);
+        }
+    } else {
+      for (int d = 0; d < dim_; ++d, q += kRows) {
+        const vf k0 = Kv::load_vector(keys[0] + d * kPage), k1 = Kv::load_vector(keys[1] + d * kPage);
+        for (int m = 0; m < kRows; ++m) {
+          const vf value = set1(q[m]);
+          acc[m][0] = fma(value, k0, acc[m][0]);
+          acc[m][1] = fma(value, k1, acc[m][1]);
+        }
       }
     }
     for (int m = 0; m < kRows; ++m)
       for (int j = 0; j < 2; ++j) store(scores_ + (first_query + m) * kKeyTile + key + j * kLanes, acc[m][j]);
   }
 
-  // Turns one query's scores of a tile into weights, and adjusts what it has gathered to the new maximum.
+  // Turns one query's scores of a tile into weights.
   void soften(int i, int start, int num_keys) {
     float* scores = scores_ + i * kKeyTile;
     const int position = place_.first_position + i / group_;
@@ -117,34 +162,44 @@ class AttentionPiece {
       std::fill(scores, scores + filled, 0.0f);
       return;
     }
+    const bool as_they_are = !Kv::kScaled && place_.cap == 0 && low == 0 && high >= filled;
     vf best = set1(-kInfinity);
     for (int v = 0; v < filled; v += kLanes) {
-      const vf score = visible(adjusted(load(scores + v), v), low - v, high - v);
-      store(scores + v, score);
+      vf score = load(scores + v);
+      if (!as_they_are) {
+        score = visible(adjusted(score, v), low - v, high - v);
+        store(scores + v, score);
+      }
       best = max(best, score);
     }
-    const float maximum = std::max(maximum_[i], max_lanes(best));
-    vf total = zero();
+    raise(i, max_lanes(best));
+    vf total = load(sums_[i]);
     for (int v = 0; v < filled; v += kLanes) {
-      vf weight = exp(sub(load(scores + v), set1(maximum)));
+      vf weight = exp2_down(sub(load(scores + v), set1(maximum_[i])));
       total = add(total, weight);
       if constexpr (Kv::kScaled) weight = mul(weight, load(blocks_[v / kPage].value_scales + v % kPage));
-      store(scores + v, weight);
+      if constexpr (kDot2)
+        store_low16(reinterpret_cast<uint16_t*>(scores) + v, round_to_bf16(weight));  // behind what is read
+      else
+        store(scores + v, weight);
     }
-    const vf shrink = exp(set1(maximum_[i] - maximum));
-    float factor[kLanes];
-    store(factor, shrink);
-    sum_[i] = sum_[i] * factor[0] + sum_lanes(total);
+    store(sums_[i], total);
+  }
+
+  // Adjusts what a query has gathered to a new maximum.
+  void raise(int i, float maximum) {
+    if (maximum <= maximum_[i]) return;
+    const vf shrink = exp2_down(set1(maximum_[i] - maximum));
     maximum_[i] = maximum;
-    if (factor[0] != 1.0f)
-      for (int d = 0; d < dim_; d += kLanes) store(out_ + i * dim_ + d, mul(load(out_ + i * dim_ + d), shrink));
+    store(sums_[i], mul(load(sums_[i]), shrink));
+    for (int d = 0; d < dim_; d += kLanes) store(out_ + i * dim_ + d, mul(load(out_ + i * dim_ + d), shrink));
   }
 
   vf adjusted(vf score, int v) const {
     if constexpr (Kv::kScaled) score = mul(score, load(blocks_[v / kPage].key_scales + v % kPage));
     if (place_.cap > 0) {  // cap · tanh(score / cap)
       const vf twice = exp(mul(score, set1(2.0f / place_.cap)));
-      score = mul(set1(place_.cap), sub(set1(1.0f), div(set1(2.0f), add(twice, set1(1.0f)))));
+      score = mul(set1(place_.cap * kLog2e), sub(set1(1.0f), div(set1(2.0f), add(twice, set1(1.0f)))));
     }
     return score;
   }
@@ -188,26 +243,52 @@ class AttentionPiece {
     for (int m = 0; m < kRows; ++m)
       for (int j = 0; j < kVectors; ++j) acc[m][j] = load(out_ + (first_query + m) * dim_ + from + j * kLanes);
     const float* weights = scores_ + first_query * kKeyTile;
-    for (int key = 0; key < num_keys; ++key) {
-      const typename Kv::Value* values = blocks_[key / kPage].values + (key % kPage) * dim_ + from;
-      vf value[kVectors];
-      for (int j = 0; j < kVectors; ++j) value[j] = Kv::load_vector(values + j * kLanes);
-      for (int m = 0; m < kRows; ++m) {
-        const vf weight = set1(weights[m * kKeyTile + key]);
-        for (int j = 0; j < kVectors; ++j) acc[m][j] = fma(weight, value[j], acc[m][j]);
+    if constexpr (Kv::kPairs) {
+      for (int key = 0; key < num_keys; key += 2) {
+        const auto* values = blocks_[key / kPage].values + (key % kPage) * dim_ + from * 2;
+        vi pair[kVectors];
+        for (int j = 0; j < kVectors; ++j) pair[j] = load_i(values + j * kLanes * 2);
+        if (key + 1 == num_keys)  // what lies behind the last value may be anything
+          for (int j = 0; j < kVectors; ++j) pair[j] = and_i(pair[j], set1_i(0xffff));
+        add_pair<kRows, kVectors>(weights, key, pair, acc);
+      }
+    } else {
+      for (int key = 0; key < num_keys; ++key) {
+        const typename Kv::Value* values = blocks_[key / kPage].values + (key % kPage) * dim_ + from;
+        vf value[kVectors];
+        for (int j = 0; j < kVectors; ++j) value[j] = Kv::load_vector(values + j * kLanes);
+        for (int m = 0; m < kRows; ++m) {
+          const vf weight = set1(weights[m * kKeyTile + key]);
+          for (int j = 0; j < kVectors; ++j) acc[m][j] = fma(weight, value[j], acc[m][j]);
+        }
       }
     }
     for (int m = 0; m < kRows; ++m)
       for (int j = 0; j < kVectors; ++j) store(out_ + (first_query + m) * dim_ + from + j * kLanes, acc[m][j]);
   }
 
+  template <int kRows, int kVectors>
+  static void add_pair(const float* weights, int key, const vi (&pair)[kVectors], vf (&acc)[kRows][kVectors]) {
+    for (int m = 0; m < kRows; ++m) {
+      if constexpr (kDot2) {
+        const vi both = set1_i(reinterpret_cast<const Unit*>(weights + m * kKeyTile)[key / 2]);
+        for (int j = 0; j < kVectors; ++j) acc[m][j] = dot2(acc[m][j], both, pair[j]);
+      } else {
+        const vf even = set1(weights[m * kKeyTile + key]), odd = set1(weights[m * kKeyTile + key + 1]);
+        for (int j = 0; j < kVectors; ++j)
+          acc[m][j] = fma(odd, high_half(pair[j]), fma(even, low_half(pair[j]), acc[m][j]));
+      }
+    }
+  }
+
   const SageModel& model_;
   const int layer_, kv_head_;
   const AttentionPlace& place_;
   const int group_, count_, dim_;
-  const float* queries_[kMaxQueries];
-  float maximum_[kMaxQueries], sum_[kMaxQueries];
+  float maximum_[kMaxQueries];
   PageBlock<Kv> blocks_[kKeyTile / kPage];
+  alignas(64) float sums_[kMaxQueries][kLanes];  // of weights, lane by lane
+  alignas(64) float queries_[kMaxQueries * kMaxHeadDim];
   alignas(64) float scores_[kMaxQueries * kKeyTile];
   alignas(64) float out_[kMaxQueries * kMaxHeadDim];
 };

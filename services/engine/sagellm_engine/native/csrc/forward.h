@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <vector>
 
 #include "attention.h"
@@ -11,8 +12,9 @@
 
 namespace SAGE_ISA {
 
-constexpr int kPhasesALayer = 10;
-constexpr int kPhasesAround = 3;  // embedding, last norm, logits
+constexpr int kPhasesALayer = 10;  // at most
+constexpr int kPhasesAround = 3;   // embedding, last norm, logits
+constexpr int kFewRows = 4;
 
 // Divides scratch memory; every part begins on a cache line.
 class Arena {
@@ -47,9 +49,12 @@ struct Scratch {
     residual = arena.take<float>(rows * round_up(model.hidden, kGroup));
     qkv = arena.take<float>(rows * round_up(layer.qkv.num_out, kPanel));
     wide = arena.take<float>(rows * width);
-    operand = arena.take<char>(std::max(rows, outputs) * most_bytes);
-    scales = arena.take<float>(std::max(rows, outputs));
-    sums = arena.take<int32_t>(std::max(rows, outputs) * (width / kGroup));
+    operand_bytes = round_up(kFewRows * most_bytes, 64);
+    num_sums = kFewRows * (width / kGroup);
+    const int64_t threads = sage::Pool::instance().size(), most = std::max<int64_t>(std::max(rows, outputs), threads * kFewRows);
+    operand = arena.take<char>(std::max(most * most_bytes, threads * operand_bytes));
+    scales = arena.take<float>(most);
+    sums = arena.take<int32_t>(most * (width / kGroup));
     cosines = arena.take<float>(static_cast<int64_t>(rows) * model.head_dim / 2);
     sines = arena.take<float>(static_cast<int64_t>(rows) * model.head_dim / 2);
     sequence = arena.take<int32_t>(rows);
@@ -58,6 +63,7 @@ struct Scratch {
   static constexpr int kCounterStride = 16;  // a cache line each
   Arena arena;
   int64_t width;
+  int64_t operand_bytes, num_sums;  // of one thread that makes its own rows
   std::atomic<int32_t>* counters;
   float *residual, *qkv, *wide;
   char* operand;
@@ -71,20 +77,28 @@ struct AttentionWork {
   int sequence, first_row, num_rows;
 };
 
+// One thread's way through a step.
+struct Worker {
+  int thread;
+  int phase = 0;  // the next one's number
+  std::chrono::steady_clock::time_point since = {};
+};
+
 template <class Kv>
 class Step {
  public:
   Step(const SageModel& model, const SageStep& step, void* scratch)
       : model_(model), step_(step), pool_(sage::Pool::instance()),
         scratch_(model, step.num_rows, step.num_out, scratch),
-        hidden_stride_(round_up(model.hidden, kGroup)), half_(model.head_dim / 2) {
+        hidden_stride_(round_up(model.hidden, kGroup)), half_(model.head_dim / 2),
+        decoding_(step.num_rows == step.num_seqs) {
     const int num_counters = model.num_layers * kPhasesALayer + kPhasesAround;
     for (int i = 0; i < num_counters; ++i) scratch_.counters[i * Scratch::kCounterStride].store(0);
     plan_attention();
   }
 
   void run() {
-    pool_.run([](void* self, int) { static_cast<Step*>(self)->work(); }, this);
+    pool_.run([](void* self, int thread) { static_cast<Step*>(self)->work(Worker{thread}); }, this);
   }
 
  private:
@@ -110,50 +124,54 @@ class Step {
 
   // Runs f(0) to f(count - 1), divided among the threads, and waits for all of them.
   template <class F>
-  void phase(int& number, int count, F f) {
-    std::atomic<int32_t>& next = scratch_.counters[number++ * Scratch::kCounterStride];
+  void phase(Worker& at, SagePhase kind, int count, F f) {
+    std::atomic<int32_t>& next = scratch_.counters[at.phase++ * Scratch::kCounterStride];
     for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
     pool_.barrier();
+    clock(at, kind);
   }
 
-  // Runs f(row) for all rows of a product's input, a tile of rows at a time: rows of a tile share cache lines.
+  void clock(Worker& at, SagePhase kind) const {
+    if (step_.seconds == nullptr || at.thread != 0) return;
+    const auto now = std::chrono::steady_clock::now();
+    step_.seconds[kind] += std::chrono::duration<double>(now - at.since).count();
+    at.since = now;
+  }
+
+  // Runs f(row) for all rows of a product's input. Few rows every thread makes for itself, which is sooner done than
+  // waiting for each other; many are divided by tiles, for the rows of a tile share cache lines.
   template <class F>
-  void row_phase(int& number, int rows, F f) {
-    const int tiles = rows == 0 ? 0 : tile_number(rows - 1, rows) + 1;
-    phase(number, tiles, [&](int tile) {
-      for (int row = 0, i = 0; row < rows; ++i) {
-        const int end = row + tile_rows(rows - row);
-        if (i == tile)
-          for (int r = row; r < end; ++r) f(r);
-        row = end;
-      }
+  void form_rows(Worker& at, SagePhase kind, int rows, F f) {
+    if (rows <= kFewRows) {
+      for (int row = 0; row < rows; ++row) f(row);
+      return clock(at, kind);
+    }
+    phase(at, kind, (rows + kMaxTile - 1) / kMaxTile, [&](int tile) {
+      const int end = std::min(rows, (tile + 1) * kMaxTile);
+      for (int row = tile * kMaxTile; row < end; ++row) f(row);
     });
   }
 
-  static int tile_number(int row, int rows) {
-    int number = 0;
-    for (int end = tile_rows(rows); row >= end; end += tile_rows(rows - end)) ++number;
-    return number;
+  RowWriter writer(const Worker& at, const SageLinear& w, int rows) const {
+    const int own = rows <= kFewRows ? at.thread : 0;  // the part of scratch memory
+    return {w, model_.compute, rows, scratch_.operand + own * scratch_.operand_bytes,
+            scratch_.scales + own * kFewRows, scratch_.sums + own * scratch_.num_sums};
   }
 
   template <class Finish>
-  void product(int& number, const SageLinear& w, int rows, Finish finish) {
-    const RowWriter input = writer(w, rows);
-    const int panels = num_panels(w), at_once = panels_at_once(rows);
-    phase(number, (panels + at_once - 1) / at_once, [&](int i) {
-      multiply(w, input.rows(), model_.compute, rows, i * at_once, std::min(panels, (i + 1) * at_once), finish);
+  void product(Worker& at, SagePhase kind, const SageLinear& w, int rows, Finish finish) {
+    const Rows input = writer(at, w, rows).rows();
+    const Division division(w, rows);
+    phase(at, kind, division.count, [&](int i) {
+      multiply(w, input, model_.compute, rows, division.block(i), finish);
     });
   }
 
-  RowWriter writer(const SageLinear& w, int rows) const {
-    return {w, model_.compute, rows, scratch_.operand, scratch_.scales, scratch_.sums};
-  }
-
-  void work() {
-    int number = 0;
-    phase(number, step_.num_rows, [this](int row) { embed(row); });
-    for (int layer = 0; layer < model_.num_layers; ++layer) run_layer(number, layer);
-    logits(number);
+  void work(Worker at) {
+    at.since = std::chrono::steady_clock::now();
+    phase(at, SAGE_EMBED, step_.num_rows, [this](int row) { embed(row); });
+    for (int layer = 0; layer < model_.num_layers; ++layer) run_layer(at, layer);
+    logits(at);
   }
 
   void embed(int row) {
@@ -162,27 +180,30 @@ class Step {
   }
 
   void normalise(const RowWriter& writer, const float* gain, int from_row, int to_row) const {
-    float normed[kMaxHidden];
-    for (int i = model_.hidden; i < hidden_stride_; ++i) normed[i] = 0;
+    alignas(64) float normed[kMaxHidden];
     rms_norm(scratch_.residual + from_row * hidden_stride_, gain, model_.eps, model_.hidden, normed);
     writer.put(to_row, normed);
   }
 
-  void run_layer(int& number, int index) {
+  void run_layer(Worker& at, int index) {
     const SageLayer& layer = model_.layers[index];
     const int rows = step_.num_rows;
-    row_phase(number, rows, [&](int row) { normalise(writer(layer.qkv, rows), layer.input_norm, row, row); });
-    const int64_t qkv_stride = round_up(layer.qkv.num_out, kPanel);
-    product(number, layer.qkv, rows, [&](int row, int panel, const float* sums) {
-      store_panel(scratch_.qkv + row * qkv_stride, layer.qkv, panel, sums);
+    const auto norm_into = [&](const SageLinear& w, const float* gain) {
+      form_rows(at, SAGE_NORM, rows, [&, to = writer(at, w, rows)](int row) { normalise(to, gain, row, row); });
+    };
+    norm_into(layer.qkv, layer.input_norm);
+    product(at, SAGE_QKV, layer.qkv, rows, [&](int row, int panel, const float* sums) {
+      store_panel(qkv(layer, row), layer.qkv, panel, sums);
     });
-    phase(number, rows, [&](int row) { place_row(layer, index, row, scratch_.qkv + row * qkv_stride); });
-    attend(number, layer, index, qkv_stride);
-    add_to_residual(number, layer.o);
-    row_phase(number, rows, [&](int row) { normalise(writer(layer.gate_up, rows), layer.post_norm, row, row); });
-    activate(number, layer);
-    add_to_residual(number, layer.down);
+    attend(at, layer, index);
+    add_to_residual(at, SAGE_O, layer.o);
+    norm_into(layer.gate_up, layer.post_norm);
+    activate(at, layer);
+    add_to_residual(at, SAGE_DOWN, layer.down);
   }
+
+  static int64_t qkv_stride(const SageLayer& layer) { return round_up(layer.qkv.num_out, kPanel); }
+  float* qkv(const SageLayer& layer, int row) const { return scratch_.qkv + row * qkv_stride(layer); }
 
   static void store_panel(float* out, const SageLinear& w, int panel, const float* sums) {
     for (int j = 0; j < kPanel; j += kLanes) {
@@ -192,45 +213,53 @@ class Step {
     }
   }
 
-  // Norms and rotates a row's heads in place, scales its queries and puts its key and value into their page.
-  void place_row(const SageLayer& layer, int index, int row, float* qkv) const {
-    const int dim = model_.head_dim;
-    const float *cosines = scratch_.cosines + row * half_, *sines = scratch_.sines + row * half_;
-    float* keys = qkv + model_.num_heads * dim;
-    for (int h = 0; h < model_.num_heads + model_.num_kv_heads; ++h) {
-      const bool is_query = h < model_.num_heads;
-      float* x = qkv + h * dim;
-      const float* gain = is_query ? layer.q_norm : layer.k_norm;
-      if (gain != nullptr) rms_norm(x, gain, model_.eps, dim, x);
-      rotate(x, cosines, sines, half_, is_query ? model_.score_scale : 1.0f);
-    }
-    const float* values = keys + model_.num_kv_heads * dim;
-    const int s = scratch_.sequence[row], at = position(row);
-    const int page = step_.pages[step_.first_page[s] + at / kPage];
-    for (int h = 0; h < model_.num_kv_heads; ++h)
-      write_token<Kv>(page_block<Kv>(model_, index, page, h), at % kPage, keys + h * dim, values + h * dim, dim);
+  // Norms and rotates one head of a row in place.
+  void turn(float* x, int row, const float* gain, float scale) const {
+    if (gain != nullptr) rms_norm(x, gain, model_.eps, model_.head_dim, x);
+    rotate(x, scratch_.cosines + row * half_, scratch_.sines + row * half_, half_, scale);
   }
 
-  void attend(int& number, const SageLayer& layer, int index, int64_t qkv_stride) {
-    const int kv_heads = model_.num_kv_heads, group = model_.num_heads / kv_heads, dim = model_.head_dim;
-    const int64_t stride = padded_in(layer.o);
-    phase(number, static_cast<int>(attention_.size()) * kv_heads, [&](int i) {
-      const AttentionWork& work = attention_[i / kv_heads];
-      const int head = i % kv_heads, first_page = step_.first_page[work.sequence];
-      const AttentionPlace place{
-          step_.pages + first_page, step_.first_page[work.sequence + 1] - first_page, position(work.first_row),
-          work.num_rows, scratch_.qkv + work.first_row * qkv_stride + head * group * dim, qkv_stride,
-          layer.sinks ? layer.sinks + head * group : nullptr, layer.window, model_.score_cap};
-      AttentionPiece<Kv>(model_, index, head, place).run([&](int row, int in_group, const float* values) {
-        float* out = scratch_.wide + (work.first_row + row) * stride + (head * group + in_group) * dim;
-        for (int d = 0; d < dim; d += kLanes) store(out + d, load(values + d));
+  // Prepares a row for the attention of one kv head: its queries, scaled, and its key and value in their page.
+  void place(const SageLayer& layer, int index, int row, int kv_head) const {
+    const int dim = model_.head_dim, group = model_.num_heads / model_.num_kv_heads;
+    float* heads = qkv(layer, row);
+    for (int h = kv_head * group; h < (kv_head + 1) * group; ++h)
+      turn(heads + h * dim, row, layer.q_norm, query_scale(model_));
+    float* key = heads + (model_.num_heads + kv_head) * dim;
+    turn(key, row, layer.k_norm, 1.0f);
+    const int at = position(row), page = step_.pages[step_.first_page[scratch_.sequence[row]] + at / kPage];
+    write_token<Kv>(page_block<Kv>(model_, index, page, kv_head), at % kPage, key, key + model_.num_kv_heads * dim, dim);
+  }
+
+  void attend(Worker& at, const SageLayer& layer, int index) {
+    const int kv_heads = model_.num_kv_heads;
+    if (!decoding_)
+      phase(at, SAGE_ROTARY, static_cast<int>((step_.num_rows + kPage - 1) / kPage), [&](int i) {
+        const int end = std::min(step_.num_rows, (i + 1) * kPage);  // a page's worth: its tokens share cache lines
+        for (int head = 0; head < kv_heads; ++head)
+          for (int row = i * kPage; row < end; ++row) place(layer, index, row, head);
       });
+    phase(at, SAGE_ATTENTION, static_cast<int>(attention_.size()) * kv_heads, [&](int i) {
+      const AttentionWork& work = attention_[i / kv_heads];
+      if (decoding_) place(layer, index, work.first_row, i % kv_heads);
+      attend(work, layer, index, i % kv_heads);
     });
   }
 
-  void activate(int& number, const SageLayer& layer) {
+  void attend(const AttentionWork& work, const SageLayer& layer, int index, int kv_head) const {
+    const int group = model_.num_heads / model_.num_kv_heads, dim = model_.head_dim, head = kv_head * group;
+    const AttentionPlace place{step_.pages + step_.first_page[work.sequence], position(work.first_row), work.num_rows,
+                               qkv(layer, work.first_row) + head * dim, qkv_stride(layer),
+                               layer.sinks ? layer.sinks + head : nullptr, layer.window, model_.score_cap};
+    AttentionPiece<Kv>(model_, index, kv_head, place).run([&](int row, int in_group, const float* values) {
+      float* out = scratch_.wide + (work.first_row + row) * padded_in(layer.o) + (head + in_group) * dim;
+      for (int d = 0; d < dim; d += kLanes) store(out + d, load(values + d));
+    });
+  }
+
+  void activate(Worker& at, const SageLayer& layer) {
     const int64_t stride = padded_in(layer.down);
-    product(number, layer.gate_up, step_.num_rows, [&](int row, int panel, const float* sums) {
+    product(at, SAGE_GATE_UP, layer.gate_up, step_.num_rows, [&](int row, int panel, const float* sums) {
       vf gate = load(sums), up = load(sums + kLanes);
       if (layer.gate_up.bias != nullptr) {
         gate = add(gate, load(layer.gate_up.bias + panel * kPanel));
@@ -241,15 +270,11 @@ class Step {
   }
 
   // residual += wide · wᵀ + bias
-  void add_to_residual(int& number, const SageLinear& w) {
-    const int64_t stride = padded_in(w);
-    const RowWriter rows = writer(w, step_.num_rows);
-    row_phase(number, step_.num_rows, [&](int row) {
-      float* wide = scratch_.wide + row * stride;
-      for (int64_t i = w.num_in; i < stride; ++i) wide[i] = 0;
-      rows.put(row, wide);
+  void add_to_residual(Worker& at, SagePhase kind, const SageLinear& w) {
+    form_rows(at, SAGE_FORM, step_.num_rows, [&, to = writer(at, w, step_.num_rows)](int row) {
+      to.put(row, scratch_.wide + row * static_cast<int64_t>(padded_in(w)));
     });
-    product(number, w, step_.num_rows, [&](int row, int panel, const float* sums) {
+    product(at, kind, w, step_.num_rows, [&](int row, int panel, const float* sums) {
       float* out = scratch_.residual + row * hidden_stride_;
       for (int j = 0; j < kPanel; j += kLanes) {
         const int column = panel * kPanel + j;
@@ -261,10 +286,12 @@ class Step {
     });
   }
 
-  void logits(int& number) {
+  void logits(Worker& at) {
     const SageLinear& head = model_.lm_head;
-    row_phase(number, step_.num_out, [&](int i) { normalise(writer(head, step_.num_out), model_.final_norm, step_.out_rows[i], i); });
-    product(number, head, step_.num_out, [&](int row, int panel, const float* sums) {
+    form_rows(at, SAGE_NORM, step_.num_out, [&, to = writer(at, head, step_.num_out)](int i) {
+      normalise(to, model_.final_norm, step_.out_rows[i], i);
+    });
+    product(at, SAGE_LM_HEAD, head, step_.num_out, [&](int row, int panel, const float* sums) {
       float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
       const int columns = std::min(kPanel, model_.vocab - panel * kPanel);
       for (int j = 0; j < columns; ++j) out[panel * kPanel + j] = sums[j] + (head.bias ? head.bias[panel * kPanel + j] : 0);
@@ -278,6 +305,7 @@ class Step {
   Scratch scratch_;
   const int64_t hidden_stride_;
   const int half_;
+  const bool decoding_;  // every sequence has one row
   std::vector<AttentionWork> attention_;
 };
 

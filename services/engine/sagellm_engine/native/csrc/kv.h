@@ -1,7 +1,9 @@
 // Keys and values in pages of 16 tokens, read and written in place.
 //
 // Per layer [page][kv head]{K [D][16], V [16][D]}: keys lie with the tokens side by side, so that a vector holds the
-// same dimension of many keys. INT8 blocks end with the scales of their keys [16] and values [16], one per token.
+// same dimension of many keys. BF16 blocks hold {K [D / 2][16][2], V [8][D][2]}: two dimensions of a key, and the same
+// dimension of two values, side by side as VDPBF16PS reads them. INT8 blocks end with the scales of their keys [16] and
+// values [16], one per token.
 #pragma once
 
 #include "abi.h"
@@ -10,28 +12,23 @@
 namespace SAGE_ISA {
 
 constexpr int kPage = 16;
+constexpr int kMaxHeadDim = 256;
 
 struct KvF32 {
   using Value = float;
-  static constexpr bool kScaled = false;
+  static constexpr bool kScaled = false, kPairs = false;
   static vf load_vector(const float* p) { return load(p); }
   static float from(float x, float) { return x; }
 };
 
 struct KvBf16 {
   using Value = uint16_t;
-  static constexpr bool kScaled = false;
-  static vf load_vector(const uint16_t* p) { return from_bf16(p); }
-  static uint16_t from(float x, float) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-  }
+  static constexpr bool kScaled = false, kPairs = true;
 };
 
 struct KvInt8 {
   using Value = int8_t;
-  static constexpr bool kScaled = true;
+  static constexpr bool kScaled = true, kPairs = false;
   static vf load_vector(const int8_t* p) { return from_int8(p); }
   static int8_t from(float x, float inverse) { return static_cast<int8_t>(__builtin_rintf(x * inverse)); }
 };
@@ -76,8 +73,17 @@ void write_token(const PageBlock<Kv>& block, int slot, const float* key, const f
     inverse_key = block.key_scales[slot] > 0 ? 1 / block.key_scales[slot] : 0;
     inverse_value = block.value_scales[slot] > 0 ? 1 / block.value_scales[slot] : 0;
   }
-  for (int d = 0; d < head_dim; ++d) block.keys[d * kPage + slot] = Kv::from(key[d], inverse_key);
-  for (int d = 0; d < head_dim; ++d) block.values[slot * head_dim + d] = Kv::from(value[d], inverse_value);
+  if constexpr (Kv::kPairs) {
+    alignas(64) uint16_t halves[kMaxHeadDim];
+    for (int d = 0; d < head_dim; d += kLanes) store_low16(halves + d, round_to_bf16(load(key + d)));
+    Unit *keys = reinterpret_cast<Unit*>(block.keys), *values = reinterpret_cast<Unit*>(block.values);
+    for (int u = 0; u < head_dim / 2; ++u) keys[u * kPage + slot] = reinterpret_cast<const Unit*>(halves)[u];
+    for (int d = 0; d < head_dim; d += kLanes)
+      store_halves(values + slot / 2 * head_dim + d, slot % 2, round_to_bf16(load(value + d)));
+  } else {
+    for (int d = 0; d < head_dim; ++d) block.keys[d * kPage + slot] = Kv::from(key[d], inverse_key);
+    for (int d = 0; d < head_dim; ++d) block.values[slot * head_dim + d] = Kv::from(value[d], inverse_value);
+  }
 }
 
 }  // namespace SAGE_ISA

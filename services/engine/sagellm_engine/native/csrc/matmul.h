@@ -9,8 +9,14 @@
 // Inputs are padded with zeros to a multiple of 32, outputs to whole panels.
 //
 // Determinism: every output is one chain of fused multiply-adds over the inputs in their order (integers: a sum, which
-// has no order), whatever the number of rows, of panels at once, or of threads.
+// has no order), whatever the number of rows, of panels at once, of parts, or of threads.
+//
+// Blocking (Goto and van de Geijn, 2008): a part of a panel's inputs stays in the first-level cache while all tiles of
+// rows pass by; the sums of a block of rows wait in memory for the next part.
 #pragma once
+
+#include <algorithm>
+#include <cstring>
 
 #include "abi.h"
 #include "vec.h"
@@ -20,6 +26,9 @@ namespace SAGE_ISA {
 constexpr int kPanel = 2 * kLanes;
 constexpr int kGroup = 32;  // inputs that share a scale in INT4; also what inputs are padded to
 constexpr int kMaxTile = kRegisters == 32 ? 12 : 6;
+constexpr int kTilesAtOnce = 16;
+constexpr int kRowsAtOnce = kTilesAtOnce * kMaxTile;  // of one piece of work
+constexpr int kPartBytes = 24 * 1024;                 // of a panel that stay in the first-level cache
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int padded_in(const SageLinear& w) { return static_cast<int>(round_up(w.num_in, kGroup)); }
@@ -40,7 +49,7 @@ struct TilePlace {
   int first, rows;
 };
 inline TilePlace tile_place(int row, int num_rows) {
-  int first = 0, rows = tile_rows(num_rows);
+  int first = row / kMaxTile * kMaxTile, rows = tile_rows(num_rows - first);
   while (row >= first + rows) {
     first += rows;
     rows = tile_rows(num_rows - first);
@@ -55,6 +64,44 @@ struct Rows {
   int64_t row_bytes;
   const float* scale;      // quantized: [rows]
   const int32_t* sums;     // quantized for INT4: sum of each group of inputs [rows, in / 32]
+};
+
+// A tile's sums lie [panel][kMaxTile][kPanel] in memory.
+template <int kRows, int kPanels>
+void load_sums(const float* from, vf (&acc)[kRows][kPanels][2]) {
+  for (int m = 0; m < kRows; ++m)
+    for (int p = 0; p < kPanels; ++p)
+      for (int j = 0; j < 2; ++j) acc[m][p][j] = load(from + (p * kMaxTile + m) * kPanel + j * kLanes);
+}
+template <int kRows, int kPanels>
+void load_sums(const float* from, vi (&acc)[kRows][kPanels][2]) {
+  for (int m = 0; m < kRows; ++m)
+    for (int p = 0; p < kPanels; ++p)
+      for (int j = 0; j < 2; ++j) acc[m][p][j] = load_i(from + (p * kMaxTile + m) * kPanel + j * kLanes);
+}
+template <int kRows, int kPanels>
+void store_sums(const vf (&acc)[kRows][kPanels][2], float* to) {
+  for (int m = 0; m < kRows; ++m)
+    for (int p = 0; p < kPanels; ++p)
+      for (int j = 0; j < 2; ++j) store(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
+}
+template <int kRows, int kPanels>
+void store_sums(const vi (&acc)[kRows][kPanels][2], float* to) {
+  for (int m = 0; m < kRows; ++m)
+    for (int p = 0; p < kPanels; ++p)
+      for (int j = 0; j < 2; ++j) store_i(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
+}
+
+// Reads the weights of one unit of inputs (four bytes a row) from each panel.
+template <int kPanels>
+void load_units(const char* from, int64_t panel_bytes, vi (&units)[kPanels][2]) {
+  for (int p = 0; p < kPanels; ++p)
+    for (int j = 0; j < 2; ++j) units[p][j] = load_i(from + p * panel_bytes + j * kLanes * 4);
+}
+
+// Inputs [from, to) of a product, whole groups. A tile adds them to the sums that it is given.
+struct Part {
+  int from, to;
 };
 
 struct F32Weights {
@@ -78,11 +125,10 @@ struct F16Weights {
 struct Bf16Weights {
   static constexpr int kBytes = 2;
   static void pair(const char* p, vf (&w)[2][2]) {
-    const vi high = set1_i(static_cast<int32_t>(0xffff0000u));
     for (int j = 0; j < 2; ++j) {
       const vi both = load_i(p + j * kLanes * 4);
-      w[0][j] = as_float(shift_left<16>(both));
-      w[1][j] = as_float(and_i(both, high));
+      w[0][j] = low_half(both);
+      w[1][j] = high_half(both);
     }
   }
 };
@@ -90,18 +136,14 @@ struct Bf16Weights {
 // fp32 rows times weights of any floating type.
 template <class Weights>
 struct FloatProduct {
-  static constexpr int kBytesIn = Weights::kBytes;
-
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, float* out) {
-    const int num_in = padded_in(w);
-    const int64_t panel_bytes = static_cast<int64_t>(num_in) * kPanel * Weights::kBytes;
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
+    const int64_t panel_bytes = static_cast<int64_t>(padded_in(w)) * kPanel * Weights::kBytes;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
-    const float* x = reinterpret_cast<const float*>(a.data + row * a.row_bytes);
+    const float* x = reinterpret_cast<const float*>(a.data + row * a.row_bytes) + part.from * kRows;
     vf acc[kRows][kPanels][2];
-    for (auto& of_row : acc)
-      for (auto& of_panel : of_row) of_panel[0] = of_panel[1] = zero();
-    for (int k = 0; k < num_in; k += 2) {
+    load_sums(out, acc);
+    for (int k = part.from; k < part.to; k += 2) {
       vf weight[kPanels][2][2];
       for (int p = 0; p < kPanels; ++p)
         Weights::pair(weights + p * panel_bytes + static_cast<int64_t>(k) * kPanel * Weights::kBytes, weight[p]);
@@ -112,67 +154,55 @@ struct FloatProduct {
             for (int j = 0; j < 2; ++j) acc[m][p][j] = fma(value, weight[p][half][j], acc[m][p][j]);
         }
     }
-    for (int m = 0; m < kRows; ++m)
-      for (int p = 0; p < kPanels; ++p)
-        for (int j = 0; j < 2; ++j) store(out + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
+    store_sums(acc, out);
   }
 };
 
 // bfloat16 rows times bfloat16 weights, accumulated in fp32.
 struct Bf16Product {
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, float* out) {
-    const int num_in = padded_in(w);
-    const int64_t panel_bytes = static_cast<int64_t>(num_in) * kPanel * 2;
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
+    const int64_t panel_bytes = static_cast<int64_t>(padded_in(w)) * kPanel * 2;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
-    const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes);
+    const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + part.from / 2 * kRows;
     vf acc[kRows][kPanels][2];
-    for (auto& of_row : acc)
-      for (auto& of_panel : of_row) of_panel[0] = of_panel[1] = zero();
-    for (int k = 0; k < num_in / 2; ++k, x += kRows) {
+    load_sums(out, acc);
+    for (int k = part.from / 2; k < part.to / 2; ++k, x += kRows) {
       vi weight[kPanels][2];
-      for (int p = 0; p < kPanels; ++p)
-        for (int j = 0; j < 2; ++j)
-          weight[p][j] = load_i(weights + p * panel_bytes + (static_cast<int64_t>(k) * 2 + j) * kLanes * 4);
+      load_units(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
       for (int m = 0; m < kRows; ++m) {
         const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
           for (int j = 0; j < 2; ++j) acc[m][p][j] = dot2(acc[m][p][j], value, weight[p][j]);
       }
     }
-    for (int m = 0; m < kRows; ++m)
-      for (int p = 0; p < kPanels; ++p)
-        for (int j = 0; j < 2; ++j) store(out + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
+    store_sums(acc, out);
   }
 };
 
 // Rows quantized to [-127, 127] and shifted by 128 into unsigned bytes, times INT8 weights.
 struct Int8Product {
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, float* out) {
-    const int num_quads = padded_in(w) / 4;
-    const int64_t panel_bytes = static_cast<int64_t>(num_quads) * kPanel * 4;
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
+    const int64_t panel_bytes = static_cast<int64_t>(padded_in(w)) * kPanel;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
-    const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes);
+    const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + part.from / 4 * kRows;
     vi acc[kRows][kPanels][2];
-    for (auto& of_row : acc)
-      for (auto& of_panel : of_row) of_panel[0] = of_panel[1] = zero_i();
-    for (int k = 0; k < num_quads; ++k, x += kRows) {
+    load_sums(out, acc);
+    for (int k = part.from / 4; k < part.to / 4; ++k, x += kRows) {
       vi weight[kPanels][2];
-      for (int p = 0; p < kPanels; ++p)
-        for (int j = 0; j < 2; ++j)
-          weight[p][j] = load_i(weights + p * panel_bytes + (static_cast<int64_t>(k) * 2 + j) * kLanes * 4);
+      load_units(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
       for (int m = 0; m < kRows; ++m) {
         const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
           for (int j = 0; j < 2; ++j) acc[m][p][j] = dot4(acc[m][p][j], value, weight[p][j]);
       }
     }
-    for (int m = 0; m < kRows; ++m)  // as they are: the compiler keeps sums in registers only if this is all it sees
+    store_sums(acc, out);  // as they are: the compiler keeps sums in registers only if this is all it sees
+    if (part.to == padded_in(w))
       for (int p = 0; p < kPanels; ++p)
-        for (int j = 0; j < 2; ++j) store_i(out + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
-    for (int p = 0; p < kPanels; ++p)
-      for (int j = 0; j < kPanel; j += kLanes) finish(w, a, row, kRows, (panel + p) * kPanel + j, out + p * kMaxTile * kPanel + j);
+        for (int j = 0; j < kPanel; j += kLanes)
+          finish(w, a, row, kRows, (panel + p) * kPanel + j, out + p * kMaxTile * kPanel + j);
   }
 
   // Turns the sums of one vector of outputs into numbers, row by row, in place.
@@ -191,21 +221,23 @@ struct Int4Product {
   static constexpr int kBlock = kPanel * (2 + kGroup / 2);  // bytes of one group of a panel
 
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, float* out) {
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
     const int num_groups = padded_in(w) / kGroup;
-    for (int p = 0; p < kPanels; ++p) {
-      const char* block = static_cast<const char*>(w.weight) + static_cast<int64_t>(panel + p) * num_groups * kBlock;
-      vf total[kRows][2];
-      for (auto& of_row : total) of_row[0] = of_row[1] = zero();
-      for (int g = 0; g < num_groups; ++g, block += kBlock) add_group<kRows>(a, row, g, num_groups, block, total);
-      for (int m = 0; m < kRows; ++m)
-        for (int j = 0; j < 2; ++j)
-          store(out + (p * kMaxTile + m) * kPanel + j * kLanes, mul(total[m][j], set1(a.scale[row + m])));
+    for (int p = 0; p < kPanels; ++p, out += kMaxTile * kPanel) {
+      const char* blocks = static_cast<const char*>(w.weight) + static_cast<int64_t>(panel + p) * num_groups * kBlock;
+      vf total[kRows][1][2];
+      load_sums(out, total);
+      for (int g = part.from / kGroup; g < part.to / kGroup; ++g)
+        add_group<kRows>(a, row, g, num_groups, blocks + g * kBlock, total);
+      if (part.to == padded_in(w))
+        for (int m = 0; m < kRows; ++m)
+          for (int j = 0; j < 2; ++j) total[m][0][j] = mul(total[m][0][j], set1(a.scale[row + m]));
+      store_sums(total, out);
     }
   }
 
   template <int kRows>
-  static void add_group(const Rows& a, int row, int g, int num_groups, const char* block, vf (&total)[kRows][2]) {
+  static void add_group(const Rows& a, int row, int g, int num_groups, const char* block, vf (&total)[kRows][1][2]) {
     const vi low = set1_i(0x0f0f0f0f);
     const char* nibbles = block + kPanel * 2;
     const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + g * (kGroup / 4) * kRows;
@@ -230,12 +262,12 @@ struct Int4Product {
     }
     for (int j = 0; j < 2; ++j) {
       const vf scale = from_f16(reinterpret_cast<const uint16_t*>(block) + j * kLanes);
-      for (int m = 0; m < kRows; ++m) total[m][j] = fma(to_float(acc[m][j]), scale, total[m][j]);
+      for (int m = 0; m < kRows; ++m) total[m][0][j] = fma(to_float(acc[m][j]), scale, total[m][0][j]);
     }
   }
 };
 
-using TileFunction = void (*)(const SageLinear&, const Rows&, int, int, float*);
+using TileFunction = void (*)(const SageLinear&, const Rows&, int row, int panel, Part, float*);
 
 template <class Product, int kRows>
 TileFunction tile_of(int panels) {
@@ -259,6 +291,26 @@ TileFunction find_tile(int rows, int panels) {
   }
 }
 
+// Rows [first, end) and panels [begin, end) of a product that one piece of work computes.
+struct Block {
+  int first_row, end_row, first_panel, end_panel;
+};
+
+// How a product with so many rows is divided: two panels a piece for few rows, else one panel for a block of rows.
+struct Division {
+  Division(const SageLinear& w, int rows)
+      : rows(rows), panels(num_panels(w)), panels_at_once(rows * 2 <= kMaxTile ? 2 : 1),
+        columns((panels + panels_at_once - 1) / panels_at_once),
+        count((rows + kRowsAtOnce - 1) / kRowsAtOnce * columns) {}
+
+  Block block(int i) const {
+    const int row = i / columns * kRowsAtOnce, panel = i % columns * panels_at_once;
+    return {row, std::min(rows, row + kRowsAtOnce), panel, std::min(panels, panel + panels_at_once)};
+  }
+
+  int rows, panels, panels_at_once, columns, count;
+};
+
 inline TileFunction find_tile(int kind, int compute, int rows, int panels) {
   switch (kind) {
     case SAGE_F32: return find_tile<FloatProduct<F32Weights>>(rows, panels);
@@ -273,23 +325,28 @@ inline TileFunction find_tile(int kind, int compute, int rows, int panels) {
   }
 }
 
-// Panels that one piece of work has: few, so that threads stay even; more for many rows, which then are read less often.
-inline int panels_at_once(int rows) { return rows * 2 <= kMaxTile ? 2 : rows <= kMaxTile ? 1 : 4; }
+// Inputs of a part: as many as stay in the first-level cache with all outputs of a panel.
+inline int part_inputs(const SageLinear& w) {
+  const int bits = w.kind == SAGE_F32 ? 32 : w.kind == SAGE_INT8 ? 8 : w.kind == SAGE_INT4 ? 5 : 16;
+  return kPartBytes * 8 / (kPanel * bits) / kGroup * kGroup;
+}
 
-// Computes panels [begin, end) for all rows; `finish(row, panel, values)` gets kPanel sums of one row.
+// Computes a block; `finish(row, panel, values)` gets kPanel sums of one row.
 template <class Finish>
-void multiply(const SageLinear& w, const Rows& a, int compute, int num_rows, int begin, int end, Finish finish) {
-  alignas(64) float out[2 * kMaxTile * kPanel];
-  for (int row = 0; row < num_rows;) {
-    const int rows = tile_rows(num_rows - row);
-    for (int panel = begin; panel < end;) {
-      const int panels = rows * 2 <= kMaxTile && end - panel >= 2 ? 2 : 1;
-      find_tile(w.kind, compute, rows, panels)(w, a, row, panel, out);
-      for (int p = 0; p < panels; ++p)
-        for (int m = 0; m < rows; ++m) finish(row + m, panel + p, out + (p * kMaxTile + m) * kPanel);
-      panel += panels;
+void multiply(const SageLinear& w, const Rows& a, int compute, int num_rows, const Block& block, Finish finish) {
+  alignas(64) float sums[kRowsAtOnce * kPanel];
+  const int panels = block.end_panel - block.first_panel, num_in = padded_in(w), at_once = part_inputs(w);
+  std::memset(sums, 0, ((panels - 1) * kMaxTile + block.end_row - block.first_row) * kPanel * sizeof(float));
+  for (Part part{0, 0}; part.to < num_in;) {
+    part = {part.to, std::min(num_in, part.to + at_once)};
+    float* out = sums;
+    for (int row = block.first_row, rows; row < block.end_row; row += rows, out += rows * kPanel) {
+      rows = tile_rows(num_rows - row);
+      find_tile(w.kind, compute, rows, panels)(w, a, row, block.first_panel, part, out);
+      if (part.to == num_in)
+        for (int p = 0; p < panels; ++p)
+          for (int m = 0; m < rows; ++m) finish(row + m, block.first_panel + p, out + (p * kMaxTile + m) * kPanel);
     }
-    row += rows;
   }
 }
 

@@ -20,12 +20,13 @@ inline bool is_quantized(const SageLinear& w) { return w.kind == SAGE_INT8 || w.
 
 // Root-mean-square norm (Zhang and Sennrich, 2019) of x [n] times gain [n]; n is a multiple of kLanes.
 inline void rms_norm(const float* x, const float* gain, float eps, int n, float* out) {
-  vf squares = zero();
-  for (int i = 0; i < n; i += kLanes) {
+  vf squares[4] = {zero(), zero(), zero(), zero()};
+  for (int i = 0, j = 0; i < n; i += kLanes, j = (j + 1) % 4) {
     const vf v = load(x + i);
-    squares = fma(v, v, squares);
+    squares[j] = fma(v, v, squares[j]);
   }
-  const vf scale = set1(1.0f / std::sqrt(sum_lanes(squares) / static_cast<float>(n) + eps));
+  const float sum = sum_lanes(add(add(squares[0], squares[1]), add(squares[2], squares[3])));
+  const vf scale = set1(1.0f / std::sqrt(sum / static_cast<float>(n) + eps));
   for (int i = 0; i < n; i += kLanes) store(out + i, mul(mul(load(x + i), scale), load(gain + i)));
 }
 
@@ -47,7 +48,7 @@ inline float quantize_row(const float* x, int n, bool shifted, uint8_t* out, int
   return most / 127.0f;
 }
 
-// A product's rows in scratch memory, written one at a time from fp32 values padded to the product's inputs.
+// A product's rows in scratch memory, written one at a time from fp32 values.
 struct RowWriter {
   const SageLinear& w;
   int compute;
@@ -60,6 +61,12 @@ struct RowWriter {
 
   void put(int row, const float* x) const {
     const int n = padded_in(w);
+    alignas(64) float padded[kMaxInputs];
+    if (n != w.num_in) {
+      std::copy(x, x + w.num_in, padded);
+      std::fill(padded + w.num_in, padded + n, 0.0f);
+      x = padded;
+    }
     if (is_quantized(w)) {
       alignas(64) uint8_t bytes[kMaxInputs];
       int32_t* group_sums = w.kind == SAGE_INT4 ? sums + static_cast<int64_t>(row) * (n / kGroup) : nullptr;
@@ -94,7 +101,13 @@ inline void rotation(int position, const float* inv_freq, int half, float* cosin
 
 // Rotates the pairs (x[i], x[i + half]) and scales the result.
 inline void rotate(float* x, const float* cosines, const float* sines, int half, float scale) {
-  for (int i = 0; i < half; ++i) {
+  int i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const vf a = load(x + i), b = load(x + i + half), c = load(cosines + i), s = load(sines + i);
+    store(x + i, mul(sub(mul(a, c), mul(b, s)), set1(scale)));
+    store(x + i + half, mul(add(mul(b, c), mul(a, s)), set1(scale)));
+  }
+  for (; i < half; ++i) {
     const float a = x[i], b = x[i + half];
     x[i] = (a * cosines[i] - b * sines[i]) * scale;
     x[i + half] = (b * cosines[i] + a * sines[i]) * scale;

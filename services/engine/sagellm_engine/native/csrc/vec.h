@@ -8,6 +8,9 @@
 
 namespace SAGE_ISA {
 
+using Unit = int32_t __attribute__((may_alias));  // four bytes of something
+constexpr float kLog2e = 1.44269504088896341f;
+
 #ifdef __AVX512F__
 
 using vf = __m512;
@@ -49,9 +52,6 @@ template <int kBits>
 inline vi shift_left(vi a) { return _mm512_slli_epi32(a, kBits); }
 template <int kBits>
 inline vi shift_right(vi a) { return _mm512_srli_epi32(a, kBits); }
-inline vf from_bf16(const uint16_t* p) {
-  return as_float(shift_left<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
-}
 inline vf from_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -63,6 +63,11 @@ inline vf first(int n, vf a, vf b) { return _mm512_mask_blend_ps(static_cast<__m
 // Stores the low 16 bits of each lane.
 inline void store_low16(uint16_t* p, vi x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
+}
+// Stores every lane's low 16 bits into one half of as many units of four bytes, leaving the other halves alone.
+inline void store_halves(Unit* p, int half, vi x) {
+  const __mmask32 which = half ? 0xaaaaaaaau : 0x55555555u;
+  _mm512_mask_storeu_epi16(p, which, half ? shift_left<16>(x) : x);
 }
 // Stores the low 8 bits of each lane.
 inline void store_low8(void* p, vi x) { _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x)); }
@@ -135,9 +140,6 @@ template <int kBits>
 inline vi shift_left(vi a) { return _mm256_slli_epi32(a, kBits); }
 template <int kBits>
 inline vi shift_right(vi a) { return _mm256_srli_epi32(a, kBits); }
-inline vf from_bf16(const uint16_t* p) {
-  return as_float(shift_left<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
-}
 inline vf from_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -152,6 +154,11 @@ inline void store_low16(uint16_t* p, vi x) {
   int32_t lanes[kLanes];
   store_i(lanes, x);
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>(lanes[i]);
+}
+inline void store_halves(Unit* p, int half, vi x) {
+  int32_t lanes[kLanes];
+  store_i(lanes, x);
+  for (int i = 0; i < kLanes; ++i) __builtin_memcpy(reinterpret_cast<char*>(p + i) + 2 * half, lanes + i, 2);
 }
 inline void store_low8(void* p, vi x) {
   int32_t lanes[kLanes];
@@ -170,28 +177,33 @@ inline vf dot2(vf acc, vi, vi) { return acc; }
 
 #endif
 
-// Sum and maximum over the lanes, always in the same order.
+// Sum and maximum over the lanes, halves upon halves.
+#ifdef __AVX512F__
+inline float sum_lanes(vf x) { return _mm512_reduce_add_ps(x); }
+inline float max_lanes(vf x) { return _mm512_reduce_max_ps(x); }
+#else
 inline float sum_lanes(vf x) {
-  float lanes[kLanes];
-  store(lanes, x);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 inline float max_lanes(vf x) {
-  float lanes[kLanes];
-  store(lanes, x);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  return lanes[0];
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
+#endif
+
+// The two bfloat16 numbers of each lane.
+inline vf low_half(vi pair) { return as_float(shift_left<16>(pair)); }
+inline vf high_half(vi pair) { return as_float(and_i(pair, set1_i(static_cast<int32_t>(0xffff0000u)))); }
 
 // e^x with an error of about one unit in the last place; below -87.3 the result is 0.
 // Range reduction and polynomial: Cephes (S. Moshier), expf.
 inline vf exp(vf x) {
   const vf lowest = set1(-87.33654f);
   const vf clamped = min(set1(88.0f), max(lowest, x));  // in this order, NaN stays NaN
-  const vf n = round(mul(clamped, set1(1.44269504088896341f)));
+  const vf n = round(mul(clamped, set1(kLog2e)));
   vf r = fma(n, set1(-0.693359375f), clamped);
   r = fma(n, set1(2.12194440e-4f), r);
   vf p = set1(1.9875691500e-4f);
@@ -206,6 +218,27 @@ inline vf exp(vf x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ), result);
 #else
   return _mm256_and_ps(result, _mm256_cmp_ps(x, lowest, _CMP_NLT_UQ));
+#endif
+}
+
+// 2^x for x ≤ 0, -infinity included, with an error of about one unit in the last place; NaN stays NaN.
+// Polynomial: Cephes (S. Moshier), exp2f.
+inline vf exp2_down(vf x) {
+  const vf lowest = set1(kLanes == 16 ? -200.0f : -126.0f);
+  const vf clamped = max(lowest, x);  // in this order, NaN stays NaN
+  const vf n = round(clamped);
+  const vf r = sub(clamped, n);
+  vf p = set1(1.535336188319500e-4f);
+  p = fma(p, r, set1(1.339887440266574e-3f));
+  p = fma(p, r, set1(9.618437357674640e-3f));
+  p = fma(p, r, set1(5.550332471162809e-2f));
+  p = fma(p, r, set1(2.402264791363012e-1f));
+  p = fma(p, r, set1(6.931472028550421e-1f));
+  p = fma(p, r, set1(1.0f));
+#ifdef __AVX512F__
+  return _mm512_scalef_ps(p, n);
+#else
+  return _mm256_and_ps(mul(p, power_of_two(n)), _mm256_cmp_ps(x, lowest, _CMP_NLT_UQ));
 #endif
 }
 
