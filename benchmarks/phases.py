@@ -18,7 +18,7 @@ BATCH_TOKENS = 2048
 
 
 def profile(folder: Path, workload: str, threads: int, **options: Any) -> dict[str, dict[str, float]]:
-    """Milliseconds of each part, for prefill and for decode: `steps`, `step`, `outside` (of the kernels) and each phase.
+    """Milliseconds of each part, for prefill and for decode: `steps`, `step`, `outside` of the kernels, each phase.
 
     Means over the steps of one kind; the first run of the workload is not counted.
     """
