@@ -29,6 +29,7 @@ constexpr int kMaxTile = kRegisters == 32 ? 12 : 6;
 constexpr int kTilesAtOnce = 16;
 constexpr int kRowsAtOnce = kTilesAtOnce * kMaxTile;  // of one piece of work
 constexpr int kPartBytes = 24 * 1024;                 // of a panel that stay in the first-level cache
+constexpr int kAhead = 4096;                          // bytes: the hardware's own prefetch ends at a page's border
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int padded_in(const SageLinear& w) { return static_cast<int>(round_up(w.num_in, kGroup)); }
@@ -92,11 +93,20 @@ void store_sums(const vi (&acc)[kRows][kPanels][2], float* to) {
       for (int j = 0; j < 2; ++j) store_i(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
 }
 
+// Asks for the weights that are read a while later. With one row, as many bytes as the memory gives are on their way.
+template <int kRows, int kBytes>
+void fetch_ahead(const char* p) {
+  if constexpr (kRows > 1)
+    for (int i = 0; i < kBytes; i += 64) _mm_prefetch(p + kAhead + i, _MM_HINT_T0);
+}
+
 // Reads the weights of one unit of inputs (four bytes a row) from each panel.
-template <int kPanels>
+template <int kRows, int kPanels>
 void load_units(const char* from, int64_t panel_bytes, vi (&units)[kPanels][2]) {
-  for (int p = 0; p < kPanels; ++p)
-    for (int j = 0; j < 2; ++j) units[p][j] = load_i(from + p * panel_bytes + j * kLanes * 4);
+  for (int p = 0; p < kPanels; ++p, from += panel_bytes) {
+    fetch_ahead<kRows, kPanel * 4>(from);
+    for (int j = 0; j < 2; ++j) units[p][j] = load_i(from + j * kLanes * 4);
+  }
 }
 
 // Inputs [from, to) of a product, whole groups. A tile adds them to the sums that it is given.
@@ -145,8 +155,11 @@ struct FloatProduct {
     load_sums(out, acc);
     for (int k = part.from; k < part.to; k += 2) {
       vf weight[kPanels][2][2];
-      for (int p = 0; p < kPanels; ++p)
-        Weights::pair(weights + p * panel_bytes + static_cast<int64_t>(k) * kPanel * Weights::kBytes, weight[p]);
+      for (int p = 0; p < kPanels; ++p) {
+        const char* pair = weights + p * panel_bytes + static_cast<int64_t>(k) * kPanel * Weights::kBytes;
+        fetch_ahead<kRows, 2 * kPanel * Weights::kBytes>(pair);
+        Weights::pair(pair, weight[p]);
+      }
       for (int half = 0; half < 2; ++half, x += kRows)
         for (int m = 0; m < kRows; ++m) {
           const vf value = set1(x[m]);
@@ -169,7 +182,7 @@ struct Bf16Product {
     load_sums(out, acc);
     for (int k = part.from / 2; k < part.to / 2; ++k, x += kRows) {
       vi weight[kPanels][2];
-      load_units(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
+      load_units<kRows>(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
       for (int m = 0; m < kRows; ++m) {
         const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
@@ -191,7 +204,7 @@ struct Int8Product {
     load_sums(out, acc);
     for (int k = part.from / 4; k < part.to / 4; ++k, x += kRows) {
       vi weight[kPanels][2];
-      load_units(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
+      load_units<kRows>(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
       for (int m = 0; m < kRows; ++m) {
         const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
@@ -240,6 +253,7 @@ struct Int4Product {
   static void add_group(const Rows& a, int row, int g, int num_groups, const char* block, vf (&total)[kRows][1][2]) {
     const vi low = set1_i(0x0f0f0f0f);
     const char* nibbles = block + kPanel * 2;
+    fetch_ahead<kRows, kBlock>(block);
     const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + g * (kGroup / 4) * kRows;
     vi acc[kRows][2];
     for (int m = 0; m < kRows; ++m) {
