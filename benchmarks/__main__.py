@@ -4,13 +4,17 @@ import argparse
 import asyncio
 import importlib
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.goals import RESULTS, load_results, table
 from benchmarks.machine import describe
 
-NAMES = ("start", "idle", "streams", "overhead", "disconnect", "scheduler_core", "fifty_engines")
+NAMES = ("start", "idle", "streams", "overhead", "disconnect", "scheduler_core", "fifty_engines", "quality")
+TRAINING = Path(__file__).parents[1] / "training"
+"""Where the built-in model's corpus and judges are; they are no installed package."""
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -24,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=NAMES)
     RESULTS.mkdir(exist_ok=True)
+    sys.path.append(str(TRAINING))
     for name in parser.parse_args().names or NAMES:
         start = time.monotonic()
         print(f"{name} …", flush=True)

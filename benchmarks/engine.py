@@ -1,4 +1,4 @@
-"""Our engine and others on the same workloads, in turn: `python -m benchmarks.engine [FOLDER] [--peer NAME=PYTHON …]`.
+"""Our engine and others on the same workloads, in turn: `python -m benchmarks.engine [--peer NAME=PYTHON …]`.
 
 A peer runs under the Python of an environment that has it. All of a group are loaded at once and measured one at a
 time, several rounds; a run during which other processes took the processors is thrown away and repeated.
@@ -21,7 +21,7 @@ from benchmarks.goals import RESULTS
 from benchmarks.machine import describe, watched
 from benchmarks.overhead import BUILTIN, CACHE
 from benchmarks.peers.session import WORKLOADS
-from benchmarks.shapes import make_smol135
+from benchmarks.shapes import SHAPES, make_model
 
 PEERS = Path(__file__).parent / "peers"
 MAX_TRIES = 12
@@ -43,17 +43,25 @@ def ours(name: str, group: str, **options: object) -> Contender:
     return Contender(name, group, "sagellm", (json.dumps(options),))
 
 
+LLAMA_ONLY = ("llamacpp", "ctranslate2")
+"""Peers whose scripts convert the Llama shape alone."""
+
 CONTENDERS = (
-    ours("sageLLM, 16-bit weights, fp32", "lossless", dtype="float32"),
-    Contender("OpenVINO, 16-bit weights, fp32", "lossless", "openvino", ("f32",)),
+    ours("sageLLM, bf16", "lossless", dtype="bfloat16"),
+    ours("sageLLM, fp32 activations", "lossless", dtype="float32"),
+    Contender("OpenVINO, fp32 activations", "lossless", "openvino", ("f32",)),
+    Contender("OpenVINO, bf16", "lossless", "openvino", ("bf16",)),
     Contender("vLLM, fp32", "lossless", "vllm", ("float32",)),
-    ours("sageLLM, bf16", "bf16", dtype="bfloat16"),
-    Contender("OpenVINO, bf16", "bf16", "openvino", ("bf16",)),
-    Contender("vLLM, bf16", "bf16", "vllm", ("bfloat16",)),
+    Contender("vLLM, bf16", "lossless", "vllm", ("bfloat16",)),
+    Contender("llama.cpp, f32", "lossless", "llamacpp", ("f32",)),
     ours("sageLLM, INT8", "int8", quantization="int8"),
     Contender("OpenVINO, INT8", "int8", "openvino", ("f32", "int8")),
+    Contender("vLLM, W8A8", "int8", "vllm", ("float32", "w8a8")),
+    Contender("llama.cpp, Q8_0", "int8", "llamacpp", ("q8_0",)),
+    Contender("CTranslate2, INT8", "int8", "ctranslate2", ("int8",)),
     ours("sageLLM, INT4", "int4", quantization="int4"),
     Contender("OpenVINO, INT4", "int4", "openvino", ("f32", "int4")),
+    Contender("llama.cpp, Q4_0", "int4", "llamacpp", ("q4_0",)),
 )
 
 
@@ -119,12 +127,17 @@ def started(contender: Contender, python: str, folder: Path, threads: int) -> It
         process.wait()
 
 
+def can_run(contender: Contender, shape: str) -> bool:
+    """Whether a contender's script takes a shape."""
+    return shape == "smol135" or contender.environment not in LLAMA_ONLY
+
+
 def compare(group: str, pythons: dict[str, str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure all contenders of a group in turn."""
     with ExitStack() as stack:
         sessions = []
         for contender in CONTENDERS:
-            if contender.group == group and contender.environment in pythons:
+            if contender.group == group and contender.environment in pythons and can_run(contender, options.shape):
                 print(f"  loading {contender.name} …", flush=True)
                 python = pythons[contender.environment]
                 sessions.append(stack.enter_context(started(contender, python, options.model, options.threads)))
@@ -168,22 +181,29 @@ def keep(name: str, result: dict[str, Any]) -> None:
 def main() -> None:
     """Parse the command line, measure, write one file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, nargs="?", help="none: the 135M shape with random weights")
+    parser.add_argument("--shape", choices=SHAPES, default="smol135")
+    parser.add_argument("--models", type=Path, default=CACHE, help="where models of random weights are kept")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
-    parser.add_argument("--groups", nargs="+", default=["lossless", "bf16", "int8", "int4"])
+    parser.add_argument("--groups", nargs="+", default=["lossless", "int8", "int4"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    options.model = options.model or make_smol135(CACHE / "smol135", BUILTIN)
+    options.model = make_model(options.shape, options.models / options.shape, BUILTIN)
     pythons = {"sagellm": sys.executable, **dict(peer.split("=", 1) for peer in options.peer)}
     from benchmarks.limits import measure
 
-    result: dict[str, Any] = {"threads": options.threads, "limits": measure(options.threads), "groups": {}}
+    result: dict[str, Any] = {
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "config": json.loads((options.model / "config.json").read_text()),
+        "limits": measure(options.threads),
+        "groups": {},
+    }
     print(json.dumps(result["limits"]), flush=True)
     for group in options.groups:
         print(group, flush=True)
         result["groups"][group] = compare(group, pythons, options)
-        keep(f"engine_{options.model.name}", result)
+        keep(f"engine_{options.shape}", result)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sagellm_registry
-from benchmarks.shapes import WORKLOADS, make_smol135
+from benchmarks.shapes import WORKLOADS, make_model
 from benchmarks.stack import measured_load, memory, pinned_environment, running
 
 BUILTIN = Path(sagellm_registry.__file__).parent / "builtin" / "sage-tiny"
@@ -50,7 +50,7 @@ async def against_in_process(model: Path, name: str) -> dict[str, Any]:
 
 async def run() -> dict[str, Any]:
     """The 135M shape, then the built-in model."""
-    smol135 = make_smol135(CACHE / "smol135", BUILTIN)
+    smol135 = make_model("smol135", CACHE / "smol135", BUILTIN)
     return {
         "smol135": await against_in_process(smol135, "smol135"),
         "builtin": await against_in_process(BUILTIN, "sage-tiny"),

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.session import WORKLOADS, prompts
+from sagellm_engine.backends.cpu import MAX_BATCH_TOKENS
 from sagellm_engine.backends.native_loader import load_native_runner
 from sagellm_engine.core.config import EngineConfig
 from sagellm_engine.core.engine import EngineCore
 from sagellm_engine.core.types import EngineRequest, SamplingParams
 from sagellm_engine.native.abi import Phase
-
-BATCH_TOKENS = 2048
 
 
 def profile(folder: Path, workload: str, threads: int, **options: Any) -> dict[str, dict[str, float]]:
@@ -27,12 +26,12 @@ def profile(folder: Path, workload: str, threads: int, **options: Any) -> dict[s
         model_path=folder,
         backend="cpu",
         num_threads=threads,
-        max_model_len=2048,
+        max_model_len=8192,
         kv_cache_memory_bytes=1 << 30,
         prefix_cache=False,
         **options,
     )
-    runner = load_native_runner(config, max_batch_tokens=BATCH_TOKENS, free_bytes=lambda: 4 << 30)
+    runner = load_native_runner(config, max_batch_tokens=MAX_BATCH_TOKENS, free_bytes=lambda: 4 << 30)
     core = EngineCore(config, runner)
     found: dict[str, dict[str, float]] = {}
     for seed in range(2):

@@ -1,10 +1,10 @@
 """Write docs/benchmarks.md and the README's figures from benchmarks/results: `python -m tools.make_benchmarks`."""
 
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks import engine_report
 from benchmarks.goals import load_results, table
 
 ROOT = Path(__file__).parents[1]
@@ -29,47 +29,8 @@ def render(results: dict[str, Any]) -> str:
             parts += section(results[name]["result"])
     for name, measured in results.items():
         if name.startswith("engine_"):
-            parts += _engine(name.removeprefix("engine_"), measured["result"])
+            parts += engine_report.section(name.removeprefix("engine_"), measured["result"])
     return "\n\n".join([*parts, "## Machine", _machines(results)]) + "\n"
-
-
-GROUPS = {
-    "lossless": "16-bit weights, fp32 activations",
-    "bf16": "16-bit weights, bf16 activations",
-    "int8": "INT8 weights",
-    "int4": "INT4 weights",
-}
-LIMITS = {"read": "GB/s read", "fp32": "fp32", "bf16": "bf16", "int8": "INT8", "int4": "INT4"}
-
-
-def _engine(model: str, result: dict[str, Any]) -> list[str]:
-    """One model on our engine and on others, measured in turn."""
-    limits = ", ".join(f"{result['limits'][key]:,g} {text}" for key, text in LIMITS.items() if key in result["limits"])
-    parts = [
-        f"## {model} on the CPU, beside other engines",
-        "Tokens a second, medians of rounds in turn (W1 to W3: generated tokens, W4: all): W1 one request, W2 8, "
-        "W3 32 of 128 tokens in and 64 out; W4 8 of 1,024 in and 8 out. "
-        f"{result['threads']} threads. The machine's limits in the same run (10⁹ operations a second): {limits}.",
-    ]
-    for group, title in GROUPS.items():
-        if group in result["groups"]:
-            parts.append(f"**{title}**\n\n{_contenders(result['groups'][group])}")
-    return parts
-
-
-def _contenders(rows: list[dict[str, Any]]) -> str:
-    """Ours first, the others, and ours over the best of them."""
-    workloads = list(rows[0]["tokens_per_s"])
-    lines = [f"| engine | {' | '.join(workloads)} | start |", "|---" * (len(workloads) + 2) + "|"]
-    for row in rows:
-        rates = " | ".join(f"{row['tokens_per_s'][name]:,.0f}" for name in workloads)
-        lines.append(f"| {row['name']} | {rates} | {row['start_s']:.1f} s |")
-    if len(rows) > 1:
-        best = {name: max(row["tokens_per_s"][name] for row in rows[1:]) for name in workloads}
-        ratios = [rows[0]["tokens_per_s"][name] / best[name] for name in workloads]
-        mean = statistics.geometric_mean(ratios)
-        lines.append(f"| ours / best other | {' | '.join(f'**{r:.2f}**' for r in ratios)} | mean {mean:.2f} |")
-    return "\n".join(lines)
 
 
 def _overhead(result: dict[str, Any]) -> list[str]:
@@ -167,5 +128,8 @@ def figures(results: dict[str, Any]) -> str:
 if __name__ == "__main__":
     measured = load_results()
     TARGET.write_text(render(measured))
+    for name, content in measured.items():
+        if name.startswith("engine_"):
+            engine_report.draw(name.removeprefix("engine_"), content["result"], TARGET.parent / "images")
     README.write_text(BLOCK.sub(lambda _: figures(measured), README.read_text()))
     print(f"wrote {TARGET.name} and the README's figures from {len(measured)} results")

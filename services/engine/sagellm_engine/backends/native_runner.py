@@ -35,6 +35,17 @@ class NativeRunner:
         """Return the logits [scheduled tokens, V] of one row: for tests and for scoring."""
         return self._loaded().forward([row], range(row.num_scheduled))
 
+    @property
+    def packed_bytes(self) -> int:
+        """Size of the packed weights."""
+        return self._loaded().packed_bytes
+
+    @property
+    def kv_memory(self) -> tuple[int, int]:
+        """Address and bytes of the memory of the pages."""
+        kv = self._loaded().kv
+        return kv.address, kv.num_bytes
+
     def count_seconds(self) -> NDArray[np.float64]:
         """From now on, count what each part of the steps takes; return the sums [len(Phase)], which grow."""
         seconds = np.zeros(len(Phase))

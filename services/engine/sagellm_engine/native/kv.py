@@ -29,8 +29,8 @@ class NativeKv:
     def __init__(self, config: ModelConfig, num_pages: int, kind: KvKind) -> None:
         self.kind = kind
         self.num_pages = num_pages
-        size = page_bytes(config, kind) * num_pages
-        self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.num_bytes = page_bytes(config, kind) * num_pages
+        self._memory = mmap.mmap(-1, self.num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, np.uint8).reshape(config.num_layers, num_pages, -1)

@@ -82,6 +82,11 @@ class NativeModel:
         )
         self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
 
+    @property
+    def packed_bytes(self) -> int:
+        """Size of the packed weights."""
+        return self._packed.num_bytes
+
     def forward(self, rows: Sequence[SequenceState], out_rows: Sequence[int]) -> Tensor:
         """Compute the rows, writing their keys and values; return the logits [len(out_rows), vocabulary] of some."""
         step, arrays = _describe(rows, out_rows)

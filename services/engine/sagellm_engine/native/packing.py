@@ -138,15 +138,13 @@ class _Recipe:
             _write(packed, name, values)
 
     def _fill_smoothed(self, layer: LayerParts, vectors: dict[str, Tensor], packed: PackedFile) -> None:
-        """Pack a layer's weights with the norms' gains folded in; the gains become ones."""
+        """Pack a layer's weights smoothed, by which the norms' gains change too."""
         weights = [self._weight(part, torch.float32) for part in layer.linears()]
         biases = [self._bias(part) for part in layer.linears()]
         input_gain, post_gain = vectors[layer.vectors[0].name], vectors[layer.vectors[1].name]
         qkv, o, gate_up, down = weights
         tensors = LayerTensors(qkv, o, gate_up, down, qkv_bias=biases[0], gate_up_bias=biases[2])
         smooth(tensors, input_gain, post_gain, self._config)
-        input_gain.fill_(1.0)
-        post_gain.fill_(1.0)
         for part, weight, bias in zip(layer.linears(), weights, biases, strict=True):
             _pack(part, weight, bias, packed)
 

@@ -1,8 +1,10 @@
 """Makes a layer easier to quantize without changing what it computes.
 
-A norm's gain is multiplied into the weight behind it, so that activations are quantized before the gain spreads them.
-Where one linear layer feeds another channel by channel, the scale of each channel is shared out evenly between the two
-(cross-layer equalization: Nagel et al. 2019, arXiv:1906.04721), so that outlier channels are none any more.
+Where a channel of a norm's gain stands out, what it has over the median is multiplied into the weight behind it, so
+that activations are quantized before it spreads them. Where one linear layer feeds another channel by channel, a channel
+whose scales on the two sides are out of the usual proportion gets it (after cross-layer equalization: Nagel et al.
+2019, arXiv:1906.04721). Channels within a factor of OUTLIER of the median stay as they are: moving all of them costs
+INT4 more than it gives (docs/engine.md).
 
 Legend: C channels between two layers, I inputs, O outputs.
 """
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor
 
 from sagellm_engine.models.config import ModelConfig
+
+OUTLIER = 4.0
 
 
 @dataclass(slots=True)
@@ -28,9 +32,9 @@ class LayerTensors:
 
 
 def smooth(layer: LayerTensors, input_gain: Tensor, post_gain: Tensor, config: ModelConfig) -> None:
-    """Fold both norms' gains in and equalize values with the output projection, and up with down; in place."""
-    layer.qkv *= input_gain
-    layer.gate_up *= post_gain
+    """Fold the gains' outliers in and equalize values with the output projection, up with down; gains too in place."""
+    _fold(input_gain, layer.qkv)
+    _fold(post_gain, layer.gate_up)
     _smooth_values(layer, config)
     inner = config.intermediate_size
     scale = channel_scale(layer.gate_up[inner:], layer.down)
@@ -38,6 +42,19 @@ def smooth(layer: LayerTensors, input_gain: Tensor, post_gain: Tensor, config: M
     layer.down /= scale
     if layer.gate_up_bias is not None:
         layer.gate_up_bias[inner:] *= scale
+
+
+def _fold(gain: Tensor, weight: Tensor) -> None:
+    """Move the outliers of a gain [I] into the weight [O, I] behind it."""
+    typical = gain.abs().median()
+    if typical > 0:
+        stands_out = _stands_out(gain.abs() / typical)
+        weight *= torch.where(stands_out, gain / typical, 1.0)
+        gain[stands_out] = typical
+
+
+def _stands_out(relative: Tensor) -> Tensor:
+    return (relative > OUTLIER) | (relative < 1 / OUTLIER)
 
 
 def _smooth_values(layer: LayerTensors, config: ModelConfig) -> None:
@@ -60,4 +77,6 @@ def channel_scale(producer_CI: Tensor, consumer_OC: Tensor) -> Tensor:
 
 def _balance(produced_C: Tensor, consumed_C: Tensor) -> Tensor:
     scale = (consumed_C / produced_C).sqrt()
-    return torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)
+    usable = torch.isfinite(scale) & (scale > 0)
+    relative = scale / scale[usable].median() if usable.any() else scale
+    return torch.where(usable & _stands_out(relative), relative, 1.0)

@@ -55,24 +55,28 @@ def outcome(layer: LayerTensors, x: Tensor, gains: tuple[Tensor, Tensor], config
 
 
 def test_the_layer_computes_the_same(config: ModelConfig) -> None:
-    """With gains folded in and channels balanced, attention's values and the feed-forward give what they gave."""
+    """With outliers folded in and shared out, attention's values and the feed-forward give what they gave."""
     layer = random_layer(config)
     x = torch.randn(7, config.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     gains = (torch.rand(config.hidden_size, dtype=torch.float64) + 0.5, torch.rand(config.hidden_size).double() + 0.5)
+    gains[0][3], gains[1][5], gains[1][6] = 64.0, -100.0, 0.0
     before = outcome(layer, x, gains, config)
     smooth(layer, *gains, config)
-    ones = (torch.ones_like(gains[0]), torch.ones_like(gains[1]))
-    for ours, expected in zip(outcome(layer, x, ones, config), before, strict=True):
+    assert max(gain.abs().max() for gain in gains) < 2
+    for ours, expected in zip(outcome(layer, x, gains, config), before, strict=True):
         torch.testing.assert_close(ours, expected)
 
 
 def test_outlier_channels_are_shared_out(config: ModelConfig) -> None:
-    """After smoothing no channel's weights stand out on either side."""
-    layer = random_layer(config)
+    """After smoothing an outlier channel's weights are in proportion, and the others are what they were."""
+    layer, before = random_layer(config), random_layer(config)
     inner = config.intermediate_size
     smooth(layer, torch.ones(config.hidden_size), torch.ones(config.hidden_size), config)
     produced, consumed = layer.gate_up[inner:].abs().amax(1), layer.down.abs().amax(0)
-    torch.testing.assert_close(produced, consumed)
+    others = torch.arange(inner) != 3
+    usual = (consumed / produced)[others].median()
+    torch.testing.assert_close(consumed[3] / produced[3], usual, rtol=0.01, atol=0)
+    torch.testing.assert_close(layer.down[:, others], before.down[:, others])
 
 
 def test_dead_channels_are_left_alone() -> None:
@@ -80,3 +84,10 @@ def test_dead_channels_are_left_alone() -> None:
     producer, consumer = torch.ones(3, 2), torch.ones(4, 3)
     producer[0], consumer[:, 1] = 0, 0
     assert channel_scale(producer, consumer).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_only_outliers_are_scaled() -> None:
+    """A channel within the factor of the median keeps its scale; one beyond it gets the usual proportion."""
+    producer, consumer = torch.ones(5, 2), torch.ones(4, 5)
+    producer[1], producer[2] = 3.0, 100.0
+    assert channel_scale(producer, consumer).tolist() == pytest.approx([1.0, 1.0, 0.1, 1.0, 1.0])

@@ -1,0 +1,112 @@
+"""Tables and a picture of what `benchmarks.engine` measured."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.session import WORKLOADS
+from benchmarks.roofline import MODES, tokens_per_s
+
+GROUPS = {"lossless": "16- or 32-bit weights", "int8": "INT8 weights", "int4": "INT4 weights"}
+PEERS_OF = {"lossless": ("lossless",), "int8": ("int8",), "int4": ("int8", "int4")}
+"""The groups whose peers a group is held against: INT4 against those with INT8 too."""
+LIMITS = {"read": "GB/s read", "fp32": "fp32", "bf16": "bf16", "int8": "INT8", "int4": "INT4"}
+KINDS = {
+    "sageLLM, bf16": "bf16 / bf16 / bf16",
+    "sageLLM, fp32 activations": "bf16 / fp32 / fp32",
+    "sageLLM, INT8": "INT8 / INT8 per token / bf16",
+    "sageLLM, INT4": "INT4 by 32 / INT8 per token / bf16",
+}
+PICTURE_COLOURS = ("#1b6ca8", "#74b3d8", "#c8553d", "#e39774", "#6b8f71", "#a8c3a0", "#999999")
+
+
+def is_ours(row: dict[str, Any]) -> bool:
+    """Whether a row is our engine's."""
+    return str(row["name"]).startswith("sageLLM")
+
+
+def best_peers(result: dict[str, Any], group: str) -> dict[str, float]:
+    """The fastest other engine's rate by workload."""
+    rows = [row for name in PEERS_OF[group] for row in result["groups"].get(name, []) if not is_ours(row)]
+    return {name: max(row["tokens_per_s"][name] for row in rows) for name in WORKLOADS} if rows else {}
+
+
+def ratios(result: dict[str, Any], group: str, row: dict[str, Any]) -> dict[str, float]:
+    """Ours over the best peer of the class, by workload and as the geometric `mean`."""
+    best = best_peers(result, group)
+    found = {name: round(row["tokens_per_s"][name] / rate, 3) for name, rate in best.items()}
+    return {**found, "mean": round(statistics.geometric_mean(found.values()), 3)} if found else {}
+
+
+def roofline_shares(result: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
+    """What share of the machine's limit a row of ours reaches."""
+    mode = MODES[row["name"]]
+    return {
+        name: rate / tokens_per_s(result["config"], name, mode, result["limits"])
+        for name, rate in row["tokens_per_s"].items()
+    }
+
+
+def section(shape: str, result: dict[str, Any]) -> list[str]:
+    """One shape on our engine and on others, measured in turn."""
+    limits = ", ".join(f"{result['limits'][key]:,g} {text}" for key, text in LIMITS.items() if key in result["limits"])
+    parts = [
+        f"## {shape} on the CPU, beside other engines",
+        f"Tokens a second, medians of {result['rounds']} rounds in turn (W1 to W3: generated tokens, W4: all): W1 one "
+        "request, W2 8, W3 32 of 128 tokens in and 64 out; W4 8 of 1,024 in and 8 out. "
+        f"{result['threads']} threads. The machine's limits in the same run (10⁹ operations a second): {limits}. "
+        "The roofline is the time of all operations at the limit of their kind and of all bytes at the read limit, "
+        "whichever is longer in a step.",
+        f"![tokens a second by engine, ours = 1](images/engine_{shape}.svg)",
+    ]
+    for group, title in GROUPS.items():
+        if group in result["groups"]:
+            parts.append(f"**{title}**\n\n{_table(result, group)}")
+    return parts
+
+
+def _table(result: dict[str, Any], group: str) -> str:
+    names = list(WORKLOADS)
+    lines = [f"| engine | weights / activations / KV | {' | '.join(names)} | mean | start |", "|---" * 8 + "|"]
+    rows = result["groups"][group]
+    for row in rows:
+        kinds = KINDS.get(row["name"]) or f"{row['weights']} / {row['activations']} / {row['kv']}"
+        rates = " | ".join(f"{row['tokens_per_s'][name]:,.0f}" for name in names)
+        lines.append(f"| {row['name']} | {kinds} | {rates} | | {row['start_s']:.1f} s |")
+    against = "best peer" if len(PEERS_OF[group]) == 1 else "best INT8 or INT4 peer"
+    for row in filter(is_ours, rows):
+        found = ratios(result, group, row)
+        if found:
+            cells = " | ".join(f"**{found[name]:.2f}**" for name in (*names, "mean"))
+            lines.append(f"| {row['name']} / {against} | | {cells} | |")
+        shares = roofline_shares(result, row)
+        lines.append(f"| {row['name']} / its roofline | | {' | '.join(f'{shares[n]:.0%}' for n in names)} | | |")
+    return "\n".join(lines)
+
+
+def draw(shape: str, result: dict[str, Any], folder: Path) -> None:
+    """Write the picture: every engine's rate with ours as 1, class by class."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "sagellm"
+    from matplotlib import pyplot
+
+    groups = [group for group in GROUPS if group in result["groups"]]
+    figure, axes = pyplot.subplots(1, len(groups), figsize=(5.2 * len(groups), 3.6), squeeze=False)
+    for axis, group in zip(axes[0], groups, strict=True):
+        rows = result["groups"][group]
+        width = 0.8 / len(rows)
+        for place, row in enumerate(rows):
+            heights = [row["tokens_per_s"][name] / rows[0]["tokens_per_s"][name] for name in WORKLOADS]
+            at = [x - 0.4 + width * (place + 0.5) for x in range(len(WORKLOADS))]
+            axis.bar(at, heights, width * 0.92, label=row["name"], color=PICTURE_COLOURS[place])
+        axis.set_xticks(range(len(WORKLOADS)), list(WORKLOADS))
+        axis.set_title(GROUPS[group])
+        axis.set_ylim(0, 1.75)
+        axis.legend(fontsize=7, ncol=2, loc="upper left", frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("tokens a second, the first = 1")
+    figure.tight_layout()
+    figure.savefig(folder / f"engine_{shape}.svg", metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,46 @@
+"""What the machine would allow: tokens a second at the best rates measured (Williams et al., 2009)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.peers.session import WORKLOADS
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How an engine computes: bytes a weight, the limits of its products and its attention, bytes of a KV number."""
+
+    weight_bytes: float
+    product: str
+    attention: str
+    kv_bytes: int
+
+
+MODES = {
+    "sageLLM, bf16": Mode(2, "bf16", "bf16", 2),
+    "sageLLM, fp32 activations": Mode(2, "fp32", "fp32", 4),
+    "sageLLM, INT8": Mode(1, "int8", "bf16", 2),
+    "sageLLM, INT4": Mode(18 / 32, "int4", "bf16", 2),
+}
+
+
+def tokens_per_s(config: Mapping[str, Any], workload: str, mode: Mode, limits: Mapping[str, float]) -> float:
+    """Prefill at the rate of products and attention; each decode step at that, or as fast as its bytes are read."""
+    number, length, made = WORKLOADS[workload]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    dim = hidden // heads
+    weights = layers * (2 * hidden * hidden + 2 * hidden * kv_heads * dim + 3 * hidden * inner)
+    head = config["vocab_size"] * hidden
+    product = limits.get(mode.product, limits["fp32"]) * 1e9
+    attention = limits.get(mode.attention, limits["fp32"]) * 1e9
+    per_key = 4 * heads * dim * layers
+    seconds = number * 2 * (weights * length + head) / product + number * per_key * length**2 / 2 / attention
+    for step in range(1, made):
+        keys = number * (length + step)
+        compute = number * 2 * (weights + head) / product + per_key * keys / attention
+        read = (weights + head) * mode.weight_bytes + keys * 2 * kv_heads * dim * layers * mode.kv_bytes
+        seconds += max(compute, read / (limits["read"] * 1e9))
+    tokens = number * (made + (length if workload == "W4" else 0))
+    return float(tokens / seconds)
