@@ -3,8 +3,8 @@
 Where a channel of a norm's gain stands out, what it has over the median is multiplied into the weight behind it, so
 that activations are quantized before it spreads them. Where one linear layer feeds another channel by channel, a
 channel whose scales on the two sides are out of the usual proportion gets it (after cross-layer equalization: Nagel et
-al. 2019, arXiv:1906.04721). Channels within a factor of OUTLIER of the median stay as they are: moving all of them costs
-INT4 more than it gives (docs/engine.md).
+al. 2019, arXiv:1906.04721). Channels within a factor of OUTLIER of the median stay as they are: moving all of them
+costs INT4 more than it gives (docs/engine.md).
 
 Legend: C channels between two layers, I inputs, O outputs.
 """
