@@ -12,7 +12,18 @@ from typing import Any
 from benchmarks.goals import RESULTS, load_results, table
 from benchmarks.machine import describe
 
-NAMES = ("start", "idle", "streams", "overhead", "disconnect", "scheduler_core", "fifty_engines", "quality")
+NAMES = (
+    "start",
+    "idle",
+    "streams",
+    "overhead",
+    "disconnect",
+    "scheduler_core",
+    "fifty_engines",
+    "quality",
+    "cpu_engine",
+    "long_run",
+)
 TRAINING = Path(__file__).parents[1] / "training"
 """Where the built-in model's corpus and judges are; they are no installed package."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engine_report import summary
 from benchmarks.goals import RESULTS
 from benchmarks.machine import describe, watched
 from benchmarks.overhead import BUILTIN, CACHE
@@ -203,6 +204,7 @@ def main() -> None:
     for group in options.groups:
         print(group, flush=True)
         result["groups"][group] = compare(group, pythons, options)
+        result["ratios"] = summary(result)
         keep(f"engine_{options.shape}", result)
 
 

@@ -38,6 +38,18 @@ def ratios(result: dict[str, Any], group: str, row: dict[str, Any]) -> dict[str,
     return {**found, "mean": round(statistics.geometric_mean(found.values()), 3)} if found else {}
 
 
+def summary(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What the goals are held against: by group, our first mode's ratios and the `least` of them, lossless W4 apart."""
+    found = {}
+    for group in result["groups"]:
+        row = next(row for row in result["groups"][group] if is_ours(row))
+        of_row = ratios(result, group, row)
+        if of_row:
+            rows = [rate for name, rate in of_row.items() if name != "mean" and (group, name) != ("lossless", "W4")]
+            found[group] = {**of_row, "least": min(rows)}
+    return found
+
+
 def roofline_shares(result: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
     """What share of the machine's limit a row of ours reaches."""
     mode = MODES[row["name"]]

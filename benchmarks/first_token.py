@@ -18,6 +18,7 @@ from sagellm_engine.core.engine import EngineCore
 from sagellm_engine.core.types import EngineRequest, SamplingParams
 
 FREE = 4 << 30
+KV_BYTES = 1 << 28
 PAGE = 4096
 
 
@@ -39,7 +40,9 @@ def main() -> None:
     """Load, generate, say what it took."""
     imported = anonymous_mib()
     options = json.loads(sys.argv[2])
-    config = EngineConfig(model_path=Path(sys.argv[1]), backend="cpu", max_model_len=2048, **options)
+    config = EngineConfig(
+        model_path=Path(sys.argv[1]), backend="cpu", max_model_len=2048, kv_cache_memory_bytes=KV_BYTES, **options
+    )
     runner = load_native_runner(config, max_batch_tokens=MAX_BATCH_TOKENS, free_bytes=lambda: FREE)
     core = EngineCore(config, runner)
 

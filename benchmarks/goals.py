@@ -51,10 +51,47 @@ GOALS = (
     ),
     Goal("TTFT added at idle, p50", "idle", "ttft_p50_ms", "ms", 8.0),
     Goal("TTFT added at idle, p99", "idle", "ttft_p99_ms", "ms", 25.0),
-    Goal("135M shape, 8 streams, HTTP / in-process", "overhead", "smol135.W2.ratio", "", 0.9, True),
-    Goal("135M shape, 32 streams, HTTP / in-process", "overhead", "smol135.W3.ratio", "", 0.9, True),
+    *(
+        Goal(
+            f"135M shape, {title}, {workload}, HTTP / in-process", "overhead", f"{key}.{workload}.ratio", "", 0.9, True
+        )
+        for key, title in (("smol135", "bf16"), ("smol135-int8", "INT8"), ("smol135-int4", "INT4"))
+        for workload in ("W1", "W2", "W3", "W4")
+    ),
     Goal("engine free after a client has gone, p99", "disconnect", "freed_p99_ms", "ms", 100.0),
     Goal("one decision with 1,000 engines, p99", "scheduler_core", "1000.p99_us", "µs", 2000.0),
+    *(
+        Goal(f"{shape}, {title}", f"engine_{shape}", f"ratios.{path}", "× the best peer", limit, True)
+        for shape in ("smol135", "qwen05")
+        for title, path, limit in (
+            ("lossless, mean of W1 to W4", "lossless.mean", 1.35),
+            ("lossless, least of W1 to W3", "lossless.least", 1.25),
+            ("lossless, W4", "lossless.W4", 1.05),
+            ("INT8, mean of W1 to W4", "int8.mean", 1.7),
+            ("INT8, least of W1 to W4", "int8.least", 1.25),
+            ("INT4, mean of W1 to W4", "int4.mean", 1.6),
+            ("INT4, least of W1 to W4", "int4.least", 1.25),
+        )
+    ),
+    Goal("INT8, KL divergence a token", "quality", "modes.int8.kl", "nats", 0.01),
+    Goal("INT8, the same with outlier channels", "quality", "modes.int8.outliers.kl", "nats", 0.01),
+    Goal("135M shape, start to first token, warm", "cpu_engine", "start.bf16.warm_s", "s", 4.0),
+    Goal("135M shape, start to first token, nothing packed", "cpu_engine", "start.bf16.cold_s", "s", 8.0),
+    Goal("memory an engine adds, bf16", "cpu_engine", "start.bf16.loaded_added_share", "× the weights", 0.15),
+    Goal("memory an engine adds, INT8", "cpu_engine", "start.int8.loaded_added_share", "× the weights", 0.15),
+    Goal("attention of a prompt of 4k", "cpu_engine", "prefill.fp32.attention_share_of_fp32", "× fp32 rate", 0.6, True),
+    Goal("prefill up to 16k over a·n + b·n²", "cpu_engine", "prefill.bf16.most_over_fit", "×", 1.15),
+    Goal("TTFT with 1,024 tokens known", "cpu_engine", "prefix.ratio", "× the first", 0.1),
+    Goal("W3 sampled with penalties", "cpu_engine", "sampling.ratio", "× greedy", 0.95, True),
+    Goal(
+        "ten minutes of mixed load, speed at the end",
+        "long_run",
+        "late_over_early_speed",
+        "× the beginning",
+        0.95,
+        True,
+    ),
+    Goal("the same, growth of memory", "long_run", "memory_growth_mib", "MiB", 8.0),
 )
 
 

@@ -57,8 +57,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["W2", "W3"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quantization")
     args = parser.parse_args()
-    config = EngineConfig(model_path=args.model, backend="cpu", num_threads=args.threads, max_model_len=2048)
+    config = EngineConfig(
+        model_path=args.model,
+        backend="cpu",
+        num_threads=args.threads,
+        max_model_len=2048,
+        quantization=args.quantization,
+    )
     with LocalEngine(config) as engine:
         print(json.dumps({name: measure(engine, name, args.repeats) for name in args.workloads}))
 

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine_report
+from benchmarks import engine_report, engine_sections
 from benchmarks.goals import load_results, table
+from benchmarks.peers.session import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 TARGET, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
@@ -30,14 +31,23 @@ def render(results: dict[str, Any]) -> str:
     for name, measured in results.items():
         if name.startswith("engine_"):
             parts += engine_report.section(name.removeprefix("engine_"), measured["result"])
+    for name in ("cpu_engine", "long_run", "quality"):
+        if name in results:
+            parts += getattr(engine_sections, name)(results[name]["result"])
     return "\n\n".join([*parts, "## Machine", _machines(results)]) + "\n"
 
 
 def _overhead(result: dict[str, Any]) -> list[str]:
-    titles = {"smol135": "The 135M Llama shape", "builtin": "The built-in model"}
+    titles = {
+        "smol135": "The 135M Llama shape, bf16,",
+        "smol135-int8": "The 135M Llama shape, INT8,",
+        "smol135-int4": "The 135M Llama shape, INT4,",
+        "builtin": "The built-in model",
+    }
     return [
         part
         for key, title in titles.items()
+        if key in result
         for part in (f"## {title} through HTTP and in-process", _against(result[key]))
     ]
 
@@ -71,7 +81,7 @@ def _against(result: dict[str, Any]) -> str:
         "| TTFT p50 | ITL p50 / p99 | CPU µs/token: gateway, scheduler, nats |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in ("W2", "W3"):
+    for name in (name for name in WORKLOADS if name in result):
         row = result[name]
         http, cpu = row["http"], row["http"]["cpu_us_per_token"]
         lines.append(
@@ -80,7 +90,10 @@ def _against(result: dict[str, Any]) -> str:
             f"| {http['ttft_p50_ms']:,.0f} ms | {http['itl_p50_ms']} / {http['itl_p99_ms']} ms "
             f"| {cpu.get('gateway')}, {cpu.get('scheduler')}, {cpu.get('nats')} |"
         )
-    return "\n".join(lines) + "\n\nW2: 8 requests at once, W3: 32; 128 tokens in, 64 out."
+    return (
+        "\n".join(lines)
+        + "\n\nW1: one request, W2: 8, W3: 32 of 128 tokens in and 64 out; W4: 8 of 1,024 in and 8 out."
+    )
 
 
 def _by_service(title: str, figures: dict[str, float]) -> str:

@@ -7,7 +7,6 @@ from sagellm_engine.backends.memory import plan_pages
 from sagellm_engine.backends.native_runner import NativeRunner
 from sagellm_engine.backends.torch_loader import chosen_max_model_len
 from sagellm_engine.core.config import EngineConfig
-from sagellm_engine.core.processors import PROCESSORS
 from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.kv.pool import PAGE_SIZE
 from sagellm_engine.models.config import ModelConfig, read_model_config
@@ -16,6 +15,7 @@ from sagellm_engine.native.kv import NativeKv, page_bytes
 from sagellm_engine.native.library import isa, library, set_threads, why_missing
 from sagellm_engine.native.model import NativeModel, why_unsupported
 from sagellm_engine.native.packing import packed_model, stored_kind
+from sagellm_engine.processors import PROCESSORS
 
 QUANTIZED = {"int8": WeightKind.INT8, "int4": WeightKind.INT4}
 DTYPES = ("auto", "float32", "bfloat16")

@@ -4,7 +4,6 @@
 """
 
 from sagellm_engine.core.config import EngineConfig, MockConfig
-from sagellm_engine.core.processors import PROCESSORS
 from sagellm_engine.core.types import (
     EngineGauges,
     EngineRequest,
@@ -19,7 +18,6 @@ from sagellm_engine.core.types import (
 )
 
 __all__ = [
-    "PROCESSORS",
     "EngineConfig",
     "EngineGauges",
     "EngineRequest",

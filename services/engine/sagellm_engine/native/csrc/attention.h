@@ -53,8 +53,10 @@ class AttentionPiece {
   void run(Put put) {
     const int last = place_.first_position + place_.num_rows;
     const int seen_from = place_.window ? std::max(0, place_.first_position + 1 - place_.window) : 0;
-    for (int start = seen_from / kKeyTile * kKeyTile; start < last; start += kKeyTile)
+    for (int start = seen_from / kKeyTile * kKeyTile; start < last; start += kKeyTile) {
+      fetch(start + kKeyTile, std::min(kKeyTile, last - start - kKeyTile));
       add_tile(start, std::min(kKeyTile, last - start));
+    }
     for (int i = 0; i < count_; ++i) {
       const vf inverse = set1(1.0f / sum_lanes(load(sums_[i])));
       float* values = out_ + i * dim_;
@@ -74,11 +76,20 @@ class AttentionPiece {
       alignas(64) uint16_t halves[kMaxHeadDim];
       const Unit* units = reinterpret_cast<const Unit*>(from);
       if constexpr (kDot2) {
-        for (int d = 0; d < dim_; d += kLanes) store_low16(halves + d, round_to_bf16(load(from + d)));
+        for (int d = 0; d < dim_; d += kLanes) store_bf16(halves + d, load(from + d));
         units = reinterpret_cast<const Unit*>(halves);
       }
       const int count = kDot2 ? dim_ / 2 : dim_;
       for (int u = 0; u < count; ++u) to[u * rows] = units[u];
+    }
+  }
+
+  // Asks for the pages of a tile, while the one before it is computed.
+  void fetch(int start, int num_keys) const {
+    for (int key = 0; key < num_keys; key += kPage) {
+      const auto block = page_block<Kv>(model_, layer_, place_.pages[(start + key) / kPage], kv_head_);
+      const char* bytes = reinterpret_cast<const char*>(block.keys);
+      for (int64_t i = 0; i < block_bytes<Kv>(dim_); i += 64) _mm_prefetch(bytes + i, _MM_HINT_T1);
     }
   }
 
@@ -125,11 +136,14 @@ class AttentionPiece {
     const float* q = queries_ + first_query * dim_;
     if constexpr (kDot2) {
       const Unit* units = reinterpret_cast<const Unit*>(q);
-      for (int d = 0; d < dim_; d += 2, units += kRows)
-        for (int j = 0; j < 2; ++j) {
-          const vi pair = load_i(keys[j] + d * kPage);
-          for (int m = 0; m < kRows; ++m) acc[m][j] = dot2(acc[m][j], set1_i(units[m]), pair);
+      for (int d = 0; d < dim_; d += 2, units += kRows) {
+        const vi k0 = load_i(keys[0] + d * kPage), k1 = load_i(keys[1] + d * kPage);
+        for (int m = 0; m < kRows; ++m) {
+          const vi value = set1_i(units[m]);
+          acc[m][0] = dot2(acc[m][0], value, k0);
+          acc[m][1] = dot2(acc[m][1], value, k1);
         }
+      }
     } else if constexpr (Kv::kPairs) {
       for (int d = 0; d < dim_; d += 2, q += 2 * kRows)
         for (int j = 0; j < 2; ++j) {
@@ -162,16 +176,16 @@ class AttentionPiece {
       std::fill(scores, scores + filled, 0.0f);
       return;
     }
-    const bool as_they_are = !Kv::kScaled && place_.cap == 0 && low == 0 && high >= filled;
-    vf best = set1(-kInfinity);
-    for (int v = 0; v < filled; v += kLanes) {
-      vf score = load(scores + v);
-      if (!as_they_are) {
-        score = visible(adjusted(score, v), low - v, high - v);
-        store(scores + v, score);
-      }
-      best = max(best, score);
-    }
+    if (!Kv::kScaled && place_.cap == 0 && low == 0 && high == kKeyTile) return weigh(i, kKeyTile);
+    for (int v = 0; v < filled; v += kLanes)
+      store(scores + v, visible(adjusted(load(scores + v), v), low - v, high - v));
+    weigh(i, filled);
+  }
+
+  SAGE_INLINE void weigh(int i, int filled) {
+    float* scores = scores_ + i * kKeyTile;
+    vf best = load(scores);
+    for (int v = kLanes; v < filled; v += kLanes) best = max(best, load(scores + v));
     raise(i, max_lanes(best));
     vf total = load(sums_[i]);
     for (int v = 0; v < filled; v += kLanes) {
@@ -179,7 +193,7 @@ class AttentionPiece {
       total = add(total, weight);
       if constexpr (Kv::kScaled) weight = mul(weight, load(blocks_[v / kPage].value_scales + v % kPage));
       if constexpr (kDot2)
-        store_low16(reinterpret_cast<uint16_t*>(scores) + v, round_to_bf16(weight));  // behind what is read
+        store_bf16(reinterpret_cast<uint16_t*>(scores) + v, weight);  // behind what is read
       else
         store(scores + v, weight);
     }

@@ -55,6 +55,8 @@ struct Scratch {
     operand = arena.take<char>(std::max(most * most_bytes, threads * operand_bytes));
     scales = arena.take<float>(most);
     sums = arena.take<int32_t>(most * (width / kGroup));
+    num_staged = kMaxTile * round_up(most_bytes, 64) / 4;
+    stages = arena.take<Unit>(threads * num_staged);
     cosines = arena.take<float>(static_cast<int64_t>(rows) * model.head_dim / 2);
     sines = arena.take<float>(static_cast<int64_t>(rows) * model.head_dim / 2);
     sequence = arena.take<int32_t>(rows);
@@ -69,6 +71,8 @@ struct Scratch {
   char* operand;
   float* scales;
   int32_t* sums;
+  int64_t num_staged;
+  Unit* stages;  // of each thread
   float *cosines, *sines;
   int32_t* sequence;  // of each row
 };
@@ -141,21 +145,24 @@ class Step {
   // Runs f(row) for all rows of a product's input. Few rows every thread makes for itself, which is sooner done than
   // waiting for each other; many are divided by tiles, for the rows of a tile share cache lines.
   template <class F>
-  void form_rows(Worker& at, SagePhase kind, int rows, F f) {
-    if (rows <= kFewRows) {
-      for (int row = 0; row < rows; ++row) f(row);
+  void form_rows(Worker& at, SagePhase kind, const RowWriter& to, F f) {
+    if (to.stage == nullptr) {
+      for (int row = 0; row < to.num_rows; ++row) f(row);
       return clock(at, kind);
     }
-    phase(at, kind, (rows + kMaxTile - 1) / kMaxTile, [&](int tile) {
-      const int end = std::min(rows, (tile + 1) * kMaxTile);
+    phase(at, kind, (to.num_rows + kMaxTile - 1) / kMaxTile, [&](int tile) {
+      const int end = std::min(to.num_rows, (tile + 1) * kMaxTile);
       for (int row = tile * kMaxTile; row < end; ++row) f(row);
+      to.finish(tile * kMaxTile, end);
     });
   }
 
   RowWriter writer(const Worker& at, const SageLinear& w, int rows) const {
-    const int own = rows <= kFewRows ? at.thread : 0;  // the part of scratch memory
+    const bool few = rows <= kFewRows;
+    const int own = few ? at.thread : 0;  // the part of scratch memory
     return {w, model_.compute, rows, scratch_.operand + own * scratch_.operand_bytes,
-            scratch_.scales + own * kFewRows, scratch_.sums + own * scratch_.num_sums};
+            scratch_.scales + own * kFewRows, scratch_.sums + own * scratch_.num_sums,
+            few ? nullptr : scratch_.stages + at.thread * scratch_.num_staged};
   }
 
   template <class Finish>
@@ -189,7 +196,8 @@ class Step {
     const SageLayer& layer = model_.layers[index];
     const int rows = step_.num_rows;
     const auto norm_into = [&](const SageLinear& w, const float* gain) {
-      form_rows(at, SAGE_NORM, rows, [&, to = writer(at, w, rows)](int row) { normalise(to, gain, row, row); });
+      const RowWriter to = writer(at, w, rows);
+      form_rows(at, SAGE_NORM, to, [&](int row) { normalise(to, gain, row, row); });
     };
     norm_into(layer.qkv, layer.input_norm);
     product(at, SAGE_QKV, layer.qkv, rows, [&](int row, int panel, const float* sums) {
@@ -271,9 +279,8 @@ class Step {
 
   // residual += wide · wᵀ + bias
   void add_to_residual(Worker& at, SagePhase kind, const SageLinear& w) {
-    form_rows(at, SAGE_FORM, step_.num_rows, [&, to = writer(at, w, step_.num_rows)](int row) {
-      to.put(row, scratch_.wide + row * static_cast<int64_t>(padded_in(w)));
-    });
+    const RowWriter to = writer(at, w, step_.num_rows);
+    form_rows(at, SAGE_FORM, to, [&](int row) { to.put(row, scratch_.wide + row * static_cast<int64_t>(padded_in(w))); });
     product(at, kind, w, step_.num_rows, [&](int row, int panel, const float* sums) {
       float* out = scratch_.residual + row * hidden_stride_;
       for (int j = 0; j < kPanel; j += kLanes) {
@@ -288,9 +295,8 @@ class Step {
 
   void logits(Worker& at) {
     const SageLinear& head = model_.lm_head;
-    form_rows(at, SAGE_NORM, step_.num_out, [&, to = writer(at, head, step_.num_out)](int i) {
-      normalise(to, model_.final_norm, step_.out_rows[i], i);
-    });
+    const RowWriter to = writer(at, head, step_.num_out);
+    form_rows(at, SAGE_NORM, to, [&](int i) { normalise(to, model_.final_norm, step_.out_rows[i], i); });
     product(at, SAGE_LM_HEAD, head, step_.num_out, [&](int row, int panel, const float* sums) {
       float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
       const int columns = std::min(kPanel, model_.vocab - panel * kPanel);

@@ -75,11 +75,11 @@ void write_token(const PageBlock<Kv>& block, int slot, const float* key, const f
   }
   if constexpr (Kv::kPairs) {
     alignas(64) uint16_t halves[kMaxHeadDim];
-    for (int d = 0; d < head_dim; d += kLanes) store_low16(halves + d, round_to_bf16(load(key + d)));
+    for (int d = 0; d < head_dim; d += kLanes) store_bf16(halves + d, load(key + d));
     Unit *keys = reinterpret_cast<Unit*>(block.keys), *values = reinterpret_cast<Unit*>(block.values);
     for (int u = 0; u < head_dim / 2; ++u) keys[u * kPage + slot] = reinterpret_cast<const Unit*>(halves)[u];
     for (int d = 0; d < head_dim; d += kLanes)
-      store_halves(values + slot / 2 * head_dim + d, slot % 2, round_to_bf16(load(value + d)));
+      store_halves(values + slot / 2 * head_dim + d, slot % 2, to_bf16(load(value + d)));
   } else {
     for (int d = 0; d < head_dim; ++d) block.keys[d * kPage + slot] = Kv::from(key[d], inverse_key);
     for (int d = 0; d < head_dim; ++d) block.values[slot * head_dim + d] = Kv::from(value[d], inverse_value);

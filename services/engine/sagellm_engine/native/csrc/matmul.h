@@ -67,29 +67,41 @@ struct Rows {
   const int32_t* sums;     // quantized for INT4: sum of each group of inputs [rows, in / 32]
 };
 
-// A tile's sums lie [panel][kMaxTile][kPanel] in memory.
+// A tile's sums lie [panel][kMaxTile][kPanel] in memory. Unrolled early, so that the compiler keeps them in registers.
 template <int kRows, int kPanels>
-void load_sums(const float* from, vf (&acc)[kRows][kPanels][2]) {
+SAGE_INLINE void load_sums(const float* from, vf (&acc)[kRows][kPanels][2]) {
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) acc[m][p][j] = load(from + (p * kMaxTile + m) * kPanel + j * kLanes);
 }
 template <int kRows, int kPanels>
-void load_sums(const float* from, vi (&acc)[kRows][kPanels][2]) {
+SAGE_INLINE void load_sums(const float* from, vi (&acc)[kRows][kPanels][2]) {
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) acc[m][p][j] = load_i(from + (p * kMaxTile + m) * kPanel + j * kLanes);
 }
 template <int kRows, int kPanels>
-void store_sums(const vf (&acc)[kRows][kPanels][2], float* to) {
+SAGE_INLINE void store_sums(const vf (&acc)[kRows][kPanels][2], float* to) {
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) store(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
 }
 template <int kRows, int kPanels>
-void store_sums(const vi (&acc)[kRows][kPanels][2], float* to) {
+SAGE_INLINE void store_sums(const vi (&acc)[kRows][kPanels][2], float* to) {
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) store_i(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
 }
 

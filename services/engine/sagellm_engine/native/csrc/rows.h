@@ -48,7 +48,8 @@ inline float quantize_row(const float* x, int n, bool shifted, uint8_t* out, int
   return most / 127.0f;
 }
 
-// A product's rows in scratch memory, written one at a time from fp32 values.
+// A product's rows in scratch memory, written one at a time from fp32 values. With a stage [kMaxTile] of rows, they wait
+// there until `finish` puts whole tiles in place.
 struct RowWriter {
   const SageLinear& w;
   int compute;
@@ -56,6 +57,7 @@ struct RowWriter {
   char* data;
   float* scales;
   int32_t* sums;
+  Unit* stage;  // or null
 
   Rows rows() const { return {data, row_bytes(w, compute), scales, sums}; }
 
@@ -67,26 +69,35 @@ struct RowWriter {
       std::fill(padded + w.num_in, padded + n, 0.0f);
       x = padded;
     }
+    alignas(64) Unit own[kMaxInputs];
+    Unit* units = stage == nullptr ? own : stage + row % kMaxTile * count();
     if (is_quantized(w)) {
-      alignas(64) uint8_t bytes[kMaxInputs];
       int32_t* group_sums = w.kind == SAGE_INT4 ? sums + static_cast<int64_t>(row) * (n / kGroup) : nullptr;
-      scales[row] = quantize_row(x, n, w.kind == SAGE_INT8, bytes, group_sums);
-      scatter(row, bytes, n / 4);
+      scales[row] = quantize_row(x, n, w.kind == SAGE_INT8, reinterpret_cast<uint8_t*>(units), group_sums);
     } else if (row_bytes(w, compute) == 2 * n) {
-      alignas(64) uint16_t halves[kMaxInputs];
-      for (int i = 0; i < n; i += kLanes) store_low16(halves + i, round_to_bf16(load(x + i)));
-      scatter(row, halves, n / 2);
+      for (int i = 0; i < n; i += kLanes) store_bf16(reinterpret_cast<uint16_t*>(units) + i, load(x + i));
     } else {
-      scatter(row, x, n);
+      std::memcpy(units, x, n * sizeof(float));
+    }
+    if (stage == nullptr) place(row, units);
+  }
+
+  // Puts rows [first, end) in place; `first` begins a tile.
+  void finish(int first, int end) const {
+    for (int row = first, rows; row < end; row += rows) {
+      rows = tile_rows(num_rows - row);
+      interleave(stage + row % kMaxTile * count(), count(), rows, count(), tile(row));
     }
   }
 
  private:
-  void scatter(int row, const void* units, int count) const {
-    const TilePlace place = tile_place(row, num_rows);
-    const uint32_t* from = static_cast<const uint32_t*>(units);
-    uint32_t* to = reinterpret_cast<uint32_t*>(data + place.first * row_bytes(w, compute)) + (row - place.first);
-    for (int i = 0; i < count; ++i) to[static_cast<int64_t>(i) * place.rows] = from[i];
+  int count() const { return static_cast<int>(row_bytes(w, compute) / 4); }
+  Unit* tile(int first) const { return reinterpret_cast<Unit*>(data + first * row_bytes(w, compute)); }
+
+  void place(int row, const Unit* units) const {
+    const TilePlace at = tile_place(row, num_rows);
+    Unit* to = tile(at.first) + (row - at.first);
+    for (int i = 0; i < count(); ++i) to[static_cast<int64_t>(i) * at.rows] = units[i];
   }
 };
 

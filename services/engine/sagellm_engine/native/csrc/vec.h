@@ -8,6 +8,8 @@
 
 namespace SAGE_ISA {
 
+#define SAGE_INLINE inline __attribute__((always_inline))
+
 using Unit = int32_t __attribute__((may_alias));  // four bytes of something
 constexpr float kLog2e = 1.44269504088896341f;
 
@@ -221,13 +223,11 @@ inline vf exp(vf x) {
 #endif
 }
 
-// 2^x for x ≤ 0, -infinity included, with an error of about one unit in the last place; NaN stays NaN.
+// 2^x with an error of about one unit in the last place, for x in [-126, 127]; in AVX-512 down to where it is 0.
 // Polynomial: Cephes (S. Moshier), exp2f.
-inline vf exp2_down(vf x) {
-  const vf lowest = set1(kLanes == 16 ? -200.0f : -126.0f);
-  const vf clamped = max(lowest, x);  // in this order, NaN stays NaN
-  const vf n = round(clamped);
-  const vf r = sub(clamped, n);
+inline vf exp2_within(vf x) {
+  const vf n = round(x);
+  const vf r = sub(x, n);
   vf p = set1(1.535336188319500e-4f);
   p = fma(p, r, set1(1.339887440266574e-3f));
   p = fma(p, r, set1(9.618437357674640e-3f));
@@ -238,7 +238,18 @@ inline vf exp2_down(vf x) {
 #ifdef __AVX512F__
   return _mm512_scalef_ps(p, n);
 #else
-  return _mm256_and_ps(mul(p, power_of_two(n)), _mm256_cmp_ps(x, lowest, _CMP_NLT_UQ));
+  return mul(p, power_of_two(n));
+#endif
+}
+
+// 2^x for x ≤ 0, -infinity included; NaN stays NaN.
+inline vf exp2_down(vf x) {
+  const vf lowest = set1(kLanes == 16 ? -200.0f : -126.0f);
+  const vf power = exp2_within(max(lowest, x));  // in this order, NaN stays NaN
+#ifdef __AVX512F__
+  return power;
+#else
+  return _mm256_and_ps(power, _mm256_cmp_ps(x, lowest, _CMP_NLT_UQ));
 #endif
 }
 
@@ -270,12 +281,63 @@ inline vf log(vf x) {
 }
 
 // Rounds to bfloat16, to nearest even; the result is in the low 16 bits. NaN stays NaN.
-inline vi round_to_bf16(vf x) {
+inline vi to_bf16(vf x) {
+#ifdef __AVX512BF16__
+  return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+#else
   const vi bits = as_int(x);
   const vi odd = and_i(shift_right<16>(bits), set1_i(1));
   return shift_right<16>(add_i(bits, add_i(odd, set1_i(0x7fff))));
+#endif
+}
+inline void store_bf16(uint16_t* p, vf x) {
+#ifdef __AVX512BF16__
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+#else
+  store_low16(p, to_bf16(x));
+#endif
 }
 
-inline vf silu(vf x) { return div(x, add(set1(1.0f), exp(sub(zero(), x)))); }
+// x / (1 + e^-x)
+inline vf silu(vf x) {
+  const vf power = mul(x, set1(-kLog2e));
+  return div(x, add(set1(1.0f), exp2_within(min(set1(126.0f), max(set1(-126.0f), power)))));
+}
+
+// Puts rows side by side: to[u * rows + m] = from[m * stride + u], for u < count.
+#ifdef __AVX512F__
+inline void interleave(const Unit* from, int64_t stride, int rows, int count, Unit* to) {
+  const __mmask16 lanes = static_cast<__mmask16>((1u << rows) - 1);
+  for (int u = 0; u < count; u += 16) {
+    vi a[16], b[16];
+    const __mmask16 columns = static_cast<__mmask16>(count - u >= 16 ? 0xffff : (1u << (count - u)) - 1);
+    for (int m = 0; m < 16; ++m) a[m] = m < rows ? _mm512_maskz_loadu_epi32(columns, from + m * stride + u) : zero_i();
+    for (int i = 0; i < 16; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+      for (int j = 0; j < 2; ++j) {
+        a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
+        a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+      }
+    // a[4 g + c] holds column c (then 4 + c, 8 + c, 12 + c) of rows 4 g to 4 g + 3.
+    for (int c = 0; c < 4; ++c) {
+      const vi low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), high = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+      const vi low2 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), high2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+      b[c] = _mm512_shuffle_i32x4(low, high, 0x88);
+      b[8 + c] = _mm512_shuffle_i32x4(low, high, 0xdd);
+      b[4 + c] = _mm512_shuffle_i32x4(low2, high2, 0x88);
+      b[12 + c] = _mm512_shuffle_i32x4(low2, high2, 0xdd);
+    }
+    for (int i = 0; i < 16 && u + i < count; ++i) _mm512_mask_storeu_epi32(to + (u + i) * rows, lanes, b[i]);
+  }
+}
+#else
+inline void interleave(const Unit* from, int64_t stride, int rows, int count, Unit* to) {
+  for (int m = 0; m < rows; ++m)
+    for (int u = 0; u < count; ++u) to[u * rows + m] = from[m * stride + u];
+}
+#endif
 
 }  // namespace SAGE_ISA
