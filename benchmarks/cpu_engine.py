@@ -93,7 +93,8 @@ def _prefill(folder: Path, options: dict[str, Any], threads: int, roof: dict[str
         **options,
     )
     with LocalEngine(config) as engine:
-        seconds = {length: _median_ttft(engine, length) for length in (*FITTED, *BEYOND)}
+        seconds = {length: _median_ttft(engine, length, ROUNDS) for length in FITTED}
+        seconds |= {length: _median_ttft(engine, length, 1) for length in BEYOND}
     lengths = np.array(FITTED, float)
     terms = np.stack([lengths, lengths**2], 1) / np.array([[seconds[n]] for n in FITTED])  # relative errors count
     a, b = np.linalg.lstsq(terms, np.ones(len(FITTED)), rcond=None)[0]
@@ -110,8 +111,8 @@ def _prefill(folder: Path, options: dict[str, Any], threads: int, roof: dict[str
     }
 
 
-def _median_ttft(engine: LocalEngine, length: int) -> float:
-    return statistics.median(_ttft(engine, prompts(1, length, seed)[0]) for seed in range(ROUNDS))
+def _median_ttft(engine: LocalEngine, length: int, rounds: int) -> float:
+    return statistics.median(_ttft(engine, prompts(1, length, seed)[0]) for seed in range(rounds))
 
 
 def _ttft(engine: LocalEngine, ids: list[int]) -> float:
