@@ -64,7 +64,7 @@ def test_the_table_names_every_engine(result: dict[str, Any]) -> None:
 
 
 def test_the_roofline_is_the_slower_of_reading_and_computing() -> None:
-    """With an endless rate of operations a step takes as long as its bytes are read; with endless reading as computed."""
+    """With endless operations a step takes as long as its bytes are read; with endless reading, as its operations."""
     mode = Mode(2, "bf16", "fp32", 2)
     head, weights = 1000 * 64, 3 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
     reading = tokens_per_s(CONFIG, "W1", mode, {**LIMITS, "bf16": 1e30, "fp32": 1e30})
