@@ -17,7 +17,14 @@ KINDS = {
     "sageLLM, INT8": "INT8 / INT8 per token / bf16",
     "sageLLM, INT4": "INT4 by 32 / INT8 per token / bf16",
 }
-PICTURE_COLOURS = ("#1b6ca8", "#74b3d8", "#c8553d", "#e39774", "#6b8f71", "#a8c3a0", "#999999")
+COLOURS = {
+    "sageLLM": ("#1b6ca8", "#74b3d8"),
+    "OpenVINO": ("#c8553d", "#e39774"),
+    "vLLM": ("#5c8a64", "#a8c3a0"),
+    "llama.cpp": ("#999999",),
+    "CTranslate2": ("#8d6a9f",),
+}
+FP32 = ("fp32", "f32")
 
 
 def is_ours(row: dict[str, Any]) -> bool:
@@ -25,15 +32,21 @@ def is_ours(row: dict[str, Any]) -> bool:
     return str(row["name"]).startswith("sageLLM")
 
 
-def best_peers(result: dict[str, Any], group: str) -> dict[str, float]:
-    """The fastest other engine's rate by workload."""
-    rows = [row for name in PEERS_OF[group] for row in result["groups"].get(name, []) if not is_ours(row)]
-    return {name: max(row["tokens_per_s"][name] for row in rows) for name in WORKLOADS} if rows else {}
+def has_fp32(row: dict[str, Any]) -> bool:
+    """Whether an engine computes with fp32 activations, as its name says."""
+    return any(word in row["name"] for word in FP32)
+
+
+def best_peers(result: dict[str, Any], group: str, row: dict[str, Any]) -> dict[str, float]:
+    """The rate of the fastest other engine by workload: of the class, or of those with fp32 activations if ours has."""
+    rows = [peer for name in PEERS_OF[group] for peer in result["groups"].get(name, []) if not is_ours(peer)]
+    rows = [peer for peer in rows if has_fp32(peer) or not has_fp32(row)]
+    return {name: max(peer["tokens_per_s"][name] for peer in rows) for name in WORKLOADS} if rows else {}
 
 
 def ratios(result: dict[str, Any], group: str, row: dict[str, Any]) -> dict[str, float]:
-    """Ours over the best peer of the class, by workload and as the geometric `mean`."""
-    best = best_peers(result, group)
+    """Ours over its best peer, by workload and as the geometric `mean`."""
+    best = best_peers(result, group, row)
     found = {name: round(row["tokens_per_s"][name] / rate, 3) for name, rate in best.items()}
     return {**found, "mean": round(statistics.geometric_mean(found.values()), 3)} if found else {}
 
@@ -85,15 +98,26 @@ def _table(result: dict[str, Any], group: str) -> str:
         kinds = KINDS.get(row["name"]) or f"{row['weights']} / {row['activations']} / {row['kv']}"
         rates = " | ".join(f"{row['tokens_per_s'][name]:,.0f}" for name in names)
         lines.append(f"| {row['name']} | {kinds} | {rates} | | {row['start_s']:.1f} s |")
-    against = "best peer" if len(PEERS_OF[group]) == 1 else "best INT8 or INT4 peer"
     for row in filter(is_ours, rows):
         found = ratios(result, group, row)
         if found:
             cells = " | ".join(f"**{found[name]:.2f}**" for name in (*names, "mean"))
-            lines.append(f"| {row['name']} / {against} | | {cells} | |")
+            lines.append(f"| {row['name']} / {_rival(group, row)} | | {cells} | |")
         shares = roofline_shares(result, row)
         lines.append(f"| {row['name']} / its roofline | | {' | '.join(f'{shares[n]:.0%}' for n in names)} | | |")
     return "\n".join(lines)
+
+
+def _rival(group: str, row: dict[str, Any]) -> str:
+    if len(PEERS_OF[group]) > 1:
+        return "best INT8 or INT4 peer"
+    return "best peer with them" if has_fp32(row) else "best peer"
+
+
+def _colour(rows: list[dict[str, Any]], place: int) -> str:
+    engine = str(rows[place]["name"]).split(",")[0]
+    earlier = sum(str(row["name"]).startswith(engine) for row in rows[:place])
+    return COLOURS[engine][earlier % len(COLOURS[engine])]
 
 
 def draw(shape: str, result: dict[str, Any], folder: Path) -> None:
@@ -112,7 +136,7 @@ def draw(shape: str, result: dict[str, Any], folder: Path) -> None:
         for place, row in enumerate(rows):
             heights = [row["tokens_per_s"][name] / rows[0]["tokens_per_s"][name] for name in WORKLOADS]
             at = [x - 0.4 + width * (place + 0.5) for x in range(len(WORKLOADS))]
-            axis.bar(at, heights, width * 0.92, label=row["name"], color=PICTURE_COLOURS[place])
+            axis.bar(at, heights, width * 0.92, label=row["name"], color=_colour(rows, place))
         axis.set_xticks(range(len(WORKLOADS)), list(WORKLOADS))
         axis.set_title(GROUPS[group])
         axis.set_ylim(0, 1.75)

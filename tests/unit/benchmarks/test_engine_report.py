@@ -49,6 +49,19 @@ def test_a_ratio_is_against_the_best_of_the_class(result: dict[str, Any]) -> Non
     assert [int4[name] for name in WORKLOADS] == [2.0, 2.0, 2.0, 2.0]
 
 
+def test_fp32_activations_are_held_against_fp32_activations(result: dict[str, Any]) -> None:
+    """Our mode with fp32 activations has the peers with them as its rivals."""
+    ours = row("sageLLM, fp32 activations", 10, 10, 10, 10)
+    result["groups"]["lossless"] += [ours, row("C, fp32", 5, 5, 5, 20), row("D, f32", 1, 10, 1, 1)]
+    assert ratios(result, "lossless", ours) == {
+        "W1": 2.0,
+        "W2": 1.0,
+        "W3": 2.0,
+        "W4": 0.5,
+        "mean": pytest.approx(1.189),
+    }
+
+
 def test_the_goals_read_the_least_ratio(result: dict[str, Any]) -> None:
     """Lossless W4 has a goal of its own and does not count as the least."""
     assert summary(result)["lossless"]["least"] == 1.25
