@@ -10,6 +10,7 @@ from opentelemetry import context, trace
 
 from sagellm_common.bus import Bus
 from sagellm_common.codec import JSON
+from sagellm_common.contracts.engines import ENGINES_TTL_S
 from sagellm_common.contracts.policy import PolicyChange, PolicyReply
 from sagellm_common.contracts.scheduling import SubmitReply
 from sagellm_common.errors import InvalidArgument, NotFound, error_from_dict
@@ -17,6 +18,7 @@ from sagellm_common.nats_server import free_port
 from sagellm_common.settings import BusSettings
 from support.processes import ServiceProcess, Services, ping
 from support.scheduler_peers import Surroundings
+from support.scheduling import registration
 from support.wait import eventually, eventually_async
 
 
@@ -84,6 +86,20 @@ async def test_unknown_models_and_endless_prompts_are_refused_at_once(
     endless = await around.gateway.submit("s1", "r2", prompt_tokens=10**6)
     assert endless.error is not None
     assert endless.error["code"] == "invalid_argument"
+
+
+async def test_a_model_whose_engine_has_just_registered_is_known(
+    scheduler: ServiceProcess, around: Surroundings
+) -> None:
+    """A submit that overtakes the news of the first engine of its model is queued, not refused."""
+    around.engine("e1")
+    await around.ready("s1")
+    engines = await around.bus.bucket(around.bus.settings.subjects.bucket("engines"), ttl_s=ENGINES_TTL_S)
+    for number in range(10):
+        model = f"new-{number}"
+        await engines.put(f"e-{number}", registration(f"e-{number}", models=(model,)))
+        reply = await around.gateway.submit("s1", f"r{number}", model=model)
+        assert (reply.status, reply.error) == ("queued", None)
 
 
 async def test_a_request_that_waits_too_long_is_rejected_late(scheduler: ServiceProcess, around: Surroundings) -> None:

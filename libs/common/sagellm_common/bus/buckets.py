@@ -146,6 +146,7 @@ class Follower(Generic[V]):
         self._on_put, self._on_gone, self._resync_s = on_put, on_gone, resync_s
         self._known: dict[str, bytes] = {}
         self._wake = asyncio.Event()
+        self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -165,12 +166,13 @@ class Follower(Generic[V]):
 
     async def resync(self) -> None:
         """Read everything now and report the differences."""
-        found = await self._bucket._read_raw()
-        for key in [key for key in self._known if key not in found]:
-            del self._known[key]
-            self._on_gone(key)
-        for key, data in found.items():
-            self._report(key, data)
+        async with self._reading:  # what was read first must not be reported last
+            found = await self._bucket._read_raw()
+            for key in [key for key in self._known if key not in found]:
+                del self._known[key]
+                self._on_gone(key)
+            for key, data in found.items():
+                self._report(key, data)
 
     def _report(self, key: str, data: bytes) -> None:
         if self._known.get(key) == data:

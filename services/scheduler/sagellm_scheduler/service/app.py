@@ -8,6 +8,7 @@ import time
 import structlog
 
 from sagellm_common.bus import Bucket, Bus, MicroService, Received
+from sagellm_common.bus.buckets import Follower
 from sagellm_common.bus.restoring import after_reconnect
 from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
@@ -15,7 +16,8 @@ from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.events import END_PHASES, RequestEvent
 from sagellm_common.contracts.policy import Leader, Policy, PolicyChange
 from sagellm_common.contracts.reports import EngineReport
-from sagellm_common.contracts.scheduling import GatewayHeartbeat, Submit
+from sagellm_common.contracts.scheduling import GatewayHeartbeat, Submit, SubmitReply
+from sagellm_common.errors import SageError
 from sagellm_common.subjects import SCHEDULER_QUEUE
 from sagellm_common.telemetry import metrics as metrics_server
 from sagellm_scheduler.core import events
@@ -64,6 +66,7 @@ class Scheduler:
         self._settings, self._bus, self._metrics = settings, bus, metrics
         self._subjects = settings.subjects
         self._engine_ids: dict[str, str] = {}
+        self._engines: Follower[EngineRegistration] | None = None
 
     async def start(self) -> None:
         """Open what it needs, subscribe, announce itself, try to lead."""
@@ -91,7 +94,8 @@ class Scheduler:
         await self._lease.stop()
         await self._conductor.stop()
         await self._outbox.stop()
-        await self._engines.stop()
+        if self._engines is not None:
+            await self._engines.stop()
         await self._policies.stop()
         await self._micro.stop()
 
@@ -111,7 +115,7 @@ class Scheduler:
 
     async def _subscribe(self) -> None:
         bus, subjects = self._bus, self._subjects
-        await bus.serve(subjects.submit(self._settings.scheduler_id), Submit, self._conductor.submit)
+        await bus.serve(subjects.submit(self._settings.scheduler_id), Submit, self._submitted)
         await bus.subscribe(subjects.engine_metrics("*"), EngineReport, self._reported)
         await bus.subscribe(subjects.gateway_heartbeat("*"), GatewayHeartbeat, self._heartbeat)
         for phase in sorted(END_PHASES):
@@ -133,6 +137,15 @@ class Scheduler:
         return await self._archive.find(request.request_id)
 
     # messages become events
+
+    async def _submitted(self, submit: Submit, received: Received) -> SubmitReply:
+        """Have a submit answered; look again first for a model that no engine is known to serve: it may be that new."""
+        if self._engines is not None and not self._conductor.serves(submit.model):
+            try:
+                await self._engines.resync()
+            except SageError as error:
+                log.warning("engines_unreadable", error=error.message)
+        return await self._conductor.submit(submit, received)
 
     def _reported(self, report: EngineReport, received: Received) -> None:
         self._conductor.feed(events.EngineReported(report))

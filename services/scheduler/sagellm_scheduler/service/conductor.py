@@ -68,6 +68,10 @@ class Conductor:
         """Handle one event and hand on what it calls for."""
         self._perform(self._handle(event))
 
+    def serves(self, model: str) -> bool:
+        """Whether an engine of the model is known, ready or not."""
+        return self._core.fleet.longest_context(model) is not None
+
     async def submit(self, submit: Submit, received: Received) -> SubmitReply:
         """Answer a submit; an assignment may be on its way before the answer is."""
         self._spans.submitted(submit.request_id)
