@@ -1,5 +1,6 @@
 """Sliding windows, soft caps and sinks, which no family of ours uses yet, against attention written out in float64."""
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from support.tiny_models import VOCAB_SIZE, make_tiny_model
 
 NUM_TOKENS = 100
 PAGES = [5, 2, 9, 0, 7, 33, 21]
-TOLERANCE = 1e-4
+TOLERANCE = {KvKind.F32: 1e-4, KvKind.BF16: 0.03, KvKind.INT8: 0.005}
+"""Of the largest logit: what the pages' precision leaves."""
 
 
 class Features:
@@ -28,7 +30,15 @@ class Features:
         self.window, self.cap, self.sinks = window, cap, sinks
 
 
-def reference(folder: Path, config: ModelConfig, tokens: list[int], features: Features) -> Tensor:
+def stored(x_KHD: Tensor, kind: KvKind) -> Tensor:
+    """Round keys or values as pages of a kind hold them."""
+    if kind is KvKind.BF16:
+        return x_KHD.bfloat16().double()
+    scale = x_KHD.abs().amax(-1, keepdim=True) / 127
+    return (x_KHD / scale).round() * scale if kind is KvKind.INT8 else x_KHD
+
+
+def reference(folder: Path, config: ModelConfig, tokens: list[int], features: Features, kind: KvKind) -> Tensor:
     """Compute the logits [tokens, V] from the definition."""
     weights = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
 
@@ -48,7 +58,7 @@ def reference(folder: Path, config: ModelConfig, tokens: list[int], features: Fe
             for name in "qkv"
         )
         q, k = (h * cos + torch.cat((-h.chunk(2, -1)[1], h.chunk(2, -1)[0]), -1) * sin for h in (q, k))
-        mixed = attend(q, k, v, features).flatten(1)
+        mixed = attend(q, stored(k, kind), stored(v, kind), features).flatten(1)
         x = x + mixed @ weights[layer + "self_attn.o_proj.weight"].T
         normed = norm(x, layer + "post_attention_layernorm")
         gate, up = (normed @ weights[f"{layer}mlp.{name}_proj.weight"].T for name in ("gate", "up"))
@@ -87,12 +97,15 @@ CASES = {
 
 @pytest.mark.parametrize("chunks", [(100,), (37, 63), (1,) * 100], ids=["whole", "chunks", "ones"])
 @pytest.mark.parametrize("case", CASES)
-def test_features(tmp_path: Path, case: str, chunks: tuple[int, ...]) -> None:
-    """The logits are those of the definition, in any division of the work."""
+@pytest.mark.parametrize("kind", KvKind, ids=lambda kind: kind.name)
+def test_features(tmp_path: Path, case: str, kind: KvKind, chunks: tuple[int, ...]) -> None:
+    """The logits are those of the definition, in any division of the work and whatever the pages held before."""
     make_tiny_model("llama", tmp_path)
     config, features = read_model_config(tmp_path), CASES[case]
     packed = packed_model(tmp_path, config, WeightKind.F32)
-    model = NativeModel(config, WeightKind.F32, Compute.F32, packed, NativeKv(config, 64, KvKind.F32))
+    kv = NativeKv(config, 64, kind)
+    ctypes.memset(kv.address, 0xFF, kv.num_bytes)  # not a number, wherever it is read as one
+    model = NativeModel(config, WeightKind.F32, Compute.F32, packed, kv)
     model._model.score_cap = features.cap
     for layer in model._layers:
         layer.window = features.window
@@ -105,6 +118,6 @@ def test_features(tmp_path: Path, case: str, chunks: tuple[int, ...]) -> None:
         seq.num_scheduled = chunk
         parts.append(model.forward([seq], range(chunk)))
         seq.num_computed += chunk
-    expected = reference(tmp_path, config, tokens, features)
+    expected = reference(tmp_path, config, tokens, features, kind)
     error = (torch.cat(parts).double() - expected).abs().max() / expected.abs().max()
-    assert error < TOLERANCE
+    assert error < TOLERANCE[kind]

@@ -67,42 +67,30 @@ struct Rows {
   const int32_t* sums;     // quantized for INT4: sum of each group of inputs [rows, in / 32]
 };
 
-// A tile's sums lie [panel][kMaxTile][kPanel] in memory. Unrolled early, so that the compiler keeps them in registers.
-template <int kRows, int kPanels>
-SAGE_INLINE void load_sums(const float* from, vf (&acc)[kRows][kPanels][2]) {
+SAGE_INLINE void read(vf& x, const float* from) { x = load(from); }
+SAGE_INLINE void read(vi& x, const float* from) { x = load_i(from); }
+SAGE_INLINE void write(float* to, vf x) { store(to, x); }
+SAGE_INLINE void write(float* to, vi x) { store_i(to, x); }
+
+// A tile's sums lie [panel][kMaxTile][kPanel] in memory, floats or integers. Unrolled early, so that the compiler keeps
+// them in registers.
+template <class Vector, int kRows, int kPanels>
+SAGE_INLINE void load_sums(const float* from, Vector (&acc)[kRows][kPanels][2]) {
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) acc[m][p][j] = load(from + (p * kMaxTile + m) * kPanel + j * kLanes);
+      for (int j = 0; j < 2; ++j) read(acc[m][p][j], from + (p * kMaxTile + m) * kPanel + j * kLanes);
 }
-template <int kRows, int kPanels>
-SAGE_INLINE void load_sums(const float* from, vi (&acc)[kRows][kPanels][2]) {
+template <class Vector, int kRows, int kPanels>
+SAGE_INLINE void store_sums(const Vector (&acc)[kRows][kPanels][2], float* to) {
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) acc[m][p][j] = load_i(from + (p * kMaxTile + m) * kPanel + j * kLanes);
-}
-template <int kRows, int kPanels>
-SAGE_INLINE void store_sums(const vf (&acc)[kRows][kPanels][2], float* to) {
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m)
-#pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p)
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) store(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
-}
-template <int kRows, int kPanels>
-SAGE_INLINE void store_sums(const vi (&acc)[kRows][kPanels][2], float* to) {
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m)
-#pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p)
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) store_i(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
+      for (int j = 0; j < 2; ++j) write(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
 }
 
 // Asks for the weights that are read a while later. With one row, as many bytes as the memory gives are on their way.
