@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,6 @@ class NativeRunner:
         self.max_batch_tokens = max_batch_tokens
         self._model: NativeModel | None = model
 
-    @torch.inference_mode()
     def execute(self, rows: Sequence[SequenceState]) -> StepResult:
         """Compute the rows and sample those that reach their last token."""
         sampling = sampling_rows(rows)
@@ -33,7 +31,7 @@ class NativeRunner:
 
     def all_logits(self, row: SequenceState) -> Tensor:
         """Return the logits [scheduled tokens, V] of one row: for tests and for scoring."""
-        return self._loaded().forward([row], range(row.num_scheduled))
+        return self._loaded().forward([row], range(row.num_scheduled)).clone()
 
     @property
     def packed_bytes(self) -> int:

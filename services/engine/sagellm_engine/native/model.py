@@ -1,6 +1,7 @@
 """A decoder that the library runs: the structs it is described by, and the memory that they point into."""
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,7 +81,10 @@ class NativeModel:
             lm_head=linear_struct(parts.lm_head, packed),
             kv=kv.address,
         )
+        self._max_rows = self._max_out = 0
         self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._scratch_address = self._logits_address = 0
+        self._logits_buffer = self._logits = torch.empty(0, config.vocab_size)
 
     @property
     def packed_bytes(self) -> int:
@@ -88,43 +92,49 @@ class NativeModel:
         return self._packed.num_bytes
 
     def forward(self, rows: Sequence[SequenceState], out_rows: Sequence[int]) -> Tensor:
-        """Compute the rows, writing their keys and values; return the logits [len(out_rows), vocabulary] of some."""
-        step, arrays = _describe(rows, out_rows)
-        logits = torch.empty(len(out_rows), self._config.vocab_size)
-        step.logits = logits.data_ptr()
+        """Compute the rows, writing their keys and values; return the logits [len(out_rows), vocabulary] of some.
+
+        The next step writes over them. Between two steps all caches are cold, so that little is touched here.
+        """
+        step, numbers = _describe(rows, out_rows)
+        if step.num_rows > self._max_rows or step.num_out > self._max_out:
+            self.reserve(max(step.num_rows, self._max_rows), max(step.num_out, self._max_out))
+        if len(self._logits) != step.num_out:
+            self._logits = self._logits_buffer[: step.num_out]
+        step.logits = self._logits_address
         if self.seconds is not None:
             step.seconds = self.seconds.ctypes.data
-        self._library.sage_forward(ctypes.byref(self._model), ctypes.byref(step), self._scratch_for(step))
-        del arrays  # alive until here, for the step points into them
-        return logits
+        self._library.sage_forward(ctypes.byref(self._model), ctypes.byref(step), self._scratch_address)
+        del numbers  # alive until here, for the step points into it
+        return self._logits
 
     def reserve(self, num_rows: int, num_out: int) -> int:
         """Make room for steps up to a size; return the bytes it takes."""
         needed = self._library.sage_scratch_bytes(ctypes.byref(self._model), num_rows, num_out) + CACHE_LINE
-        if len(self._scratch) < needed:
-            self._scratch = np.empty(needed, np.uint8)
-        return int(needed)
-
-    def _scratch_for(self, step: Step) -> int:
-        self.reserve(step.num_rows, step.num_out)
+        self._scratch = np.empty(needed, np.uint8)
         address = int(self._scratch.ctypes.data)
-        return address + -address % CACHE_LINE
+        self._scratch_address = address + -address % CACHE_LINE
+        self._logits_buffer = self._logits = torch.empty(num_out, self._config.vocab_size)
+        self._logits_address = self._logits.data_ptr()
+        self._max_rows, self._max_out = num_rows, num_out
+        return int(needed) + self._logits.nbytes
 
 
-def _describe(rows: Sequence[SequenceState], out_rows: Sequence[int]) -> tuple[Step, list[NDArray[np.int32]]]:
-    tokens: list[int] = []
+def _describe(rows: Sequence[SequenceState], out_rows: Sequence[int]) -> "tuple[Step, array[int]]":
+    """Describe a step; the array holds what it points into."""
+    numbers = array("i")  # the tokens, then the other parts
     pages: list[int] = []
     first_row, first_page, context = [0], [0], []
     for seq in rows:
         start, stop = seq.num_computed, seq.num_computed + seq.num_scheduled
-        tokens.extend(seq.tokens[start:stop])
+        numbers.extend(seq.tokens[start:stop])
         pages.extend(seq.pages)
         context.append(start)
-        first_row.append(len(tokens))
+        first_row.append(len(numbers))
         first_page.append(len(pages))
-    arrays = [np.array(part, np.int32) for part in (tokens, first_row, context, first_page, pages, out_rows)]
-    names = ("tokens", "first_row", "context", "first_page", "pages", "out_rows")
-    step = Step(num_rows=len(tokens), num_seqs=len(rows), num_out=len(out_rows))
-    for name, array in zip(names, arrays, strict=True):
-        setattr(step, name, array.ctypes.data)
-    return step, arrays
+    num_tokens, places = len(numbers), [0]
+    for part in (first_row, context, first_page, pages, out_rows):
+        places.append(numbers.itemsize * len(numbers))
+        numbers.extend(part)
+    address, _ = numbers.buffer_info()
+    return Step(num_tokens, len(rows), len(out_rows), 0, *(address + place for place in places)), numbers

@@ -15,18 +15,22 @@ from sagellm_engine.sampling.sampler import Sampled as SampledRows
 
 
 def native_sample(logits_RV: Tensor, rows: Sequence[SequenceState]) -> SampledRows:
-    """Choose the next token of each row; the twin of `sagellm_engine.sampling.sampler.sample`, for contiguous fp32."""
+    """Choose the next token of each row; the twin of `sagellm_engine.sampling.sampler.sample`, for contiguous fp32.
+
+    What stays the same of a sequence's options is kept in its `runner_state`.
+    """
     num_rows, vocab_size = logits_RV.shape
     alive: list[NDArray[np.generic]] = []
-    options = (Sampling * num_rows)(*(_options(seq, alive) for seq in rows))
+    options = (Sampling * num_rows)(*[_options(seq, alive) for seq in rows])
     sampled = (Sampled * num_rows)()
     library().sage_sample(options, num_rows, logits_RV.data_ptr(), vocab_size, sampled)
     del alive  # until here: the options point into them
-    result = SampledRows([max(row.token, 0) for row in sampled])
-    for place, (row, seq) in enumerate(zip(sampled, rows, strict=True)):
+    result = SampledRows([row.token for row in sampled])
+    for place, (row, option) in enumerate(zip(sampled, options, strict=True)):
         if row.token < 0:
+            result.token_ids[place] = 0
             result.errors[place] = Internal("the model's output was not a number for this request")
-        elif seq.sampling.logprobs is not None:
+        elif option.num_logprobs >= 0:
             top = zip(row.top[: row.num_top], row.top_logprobs[: row.num_top], strict=True)
             result.logprobs[place] = TokenLogprobs(row.logprob, tuple(top))
     return result
@@ -34,8 +38,23 @@ def native_sample(logits_RV: Tensor, rows: Sequence[SequenceState]) -> SampledRo
 
 def _options(seq: SequenceState, alive: list[NDArray[np.generic]]) -> Sampling:
     """Describe one row; arrays that it points into are put into `alive`."""
+    options = seq.runner_state
+    if not isinstance(options, Sampling):
+        options = seq.runner_state = _lasting_options(seq)
+    options.position = len(seq.tokens)
     params = seq.sampling
-    options = Sampling(
+    if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
+        tokens = np.array(seq.tokens, np.int32)
+        alive.append(tokens)
+        options.tokens, options.num_tokens, options.num_prompt = tokens.ctypes.data, len(tokens), seq.num_prompt
+    if params.logit_bias or params.min_tokens:
+        _add_bias(options, seq, alive)
+    return options
+
+
+def _lasting_options(seq: SequenceState) -> Sampling:
+    params = seq.sampling
+    return Sampling(
         temperature=params.temperature,
         top_p=params.top_p,
         min_p=params.min_p,
@@ -45,18 +64,14 @@ def _options(seq: SequenceState, alive: list[NDArray[np.generic]]) -> Sampling:
         top_k=params.top_k,
         num_logprobs=-1 if params.logprobs is None else params.logprobs,
         seed=params.seed & (1 << 64) - 1,
-        position=len(seq.tokens),
         stream=seq.choice,
     )
-    if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
-        tokens = np.array(seq.tokens, np.int32)
-        alive.append(tokens)
-        options.tokens, options.num_tokens, options.num_prompt = tokens.ctypes.data, len(tokens), seq.num_prompt
-    bias = dict(params.logit_bias)
-    if seq.num_output < params.min_tokens:
+
+
+def _add_bias(options: Sampling, seq: SequenceState, alive: list[NDArray[np.generic]]) -> None:
+    bias = dict(seq.sampling.logit_bias)
+    if seq.num_output < seq.sampling.min_tokens:
         bias.update(dict.fromkeys(seq.stop_ids, float("-inf")))
-    if bias:
-        ids, values = np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
-        alive += [ids, values]
-        options.bias_ids, options.bias, options.num_bias = ids.ctypes.data, values.ctypes.data, len(bias)
-    return options
+    ids, values = np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
+    alive += [ids, values]
+    options.bias_ids, options.bias, options.num_bias = ids.ctypes.data, values.ctypes.data, len(bias)

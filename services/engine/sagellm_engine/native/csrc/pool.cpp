@@ -12,7 +12,7 @@ namespace sage {
 namespace {
 
 constexpr int kSpinsBeforeYield = 2000;  // some ten microseconds
-constexpr auto kAwake = std::chrono::microseconds(100);
+constexpr auto kAwake = std::chrono::microseconds(1000);  // longer than what lies between two steps
 
 void pin_to(int processor) {
   cpu_set_t set;
@@ -115,7 +115,9 @@ void Pool::work(int thread, int processor, uint64_t seen) {
   if (processor >= 0) pin_to(processor);
   for (;;) {
     const auto until = std::chrono::steady_clock::now() + kAwake;
-    while (generation_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) _mm_pause();
+    spin_until([&] {
+      return generation_.load(std::memory_order_acquire) != seen || std::chrono::steady_clock::now() > until;
+    });
     if (generation_.load(std::memory_order_acquire) == seen) {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return generation_.load() != seen || stopping_.load(); });

@@ -30,33 +30,42 @@ class RowSampler {
   void run(SageSampled& out) {
     out.token = -1;
     out.num_top = 0;
-    if (!is_sound()) return;
-    if (options_.num_logprobs >= 0) note_logprobs(out);
+    float best = largest_logit();
+    if (!std::isfinite(best)) return;
+    if (options_.num_logprobs >= 0) note_logprobs(best, out);
     adjust();
-    const int best = likeliest();
-    if (!(logits_[best] > -std::numeric_limits<float>::infinity())) return;
-    out.token = options_.temperature < kGreedyBelow ? best : draw(logits_[best]);
+    if (!changed_.empty()) best = largest_logit();
+    if (!std::isfinite(best)) return;
+    out.token = options_.temperature < kGreedyBelow ? first_with(best) : draw(best);
     if (options_.num_logprobs >= 0) out.logprob = before(out.token) - log_sum_;
   }
 
  private:
-  bool is_sound() const {
-    int unsound = 0;
-    float best = -std::numeric_limits<float>::infinity();
-    for (int i = 0; i < vocab_; ++i) unsound |= !(logits_[i] == logits_[i]);
-    for (int i = 0; i < vocab_; ++i) best = logits_[i] > best ? logits_[i] : best;
-    return !unsound && std::isfinite(best);
+  // The largest logit; infinity where one is not a number.
+  float largest_logit() const {
+    constexpr float kNone = -std::numeric_limits<float>::infinity();
+    vf most[2] = {set1(kNone), set1(kNone)};
+    float best = kNone;
+    int i = 0, numbers = 0;
+    for (; i + 2 * kLanes <= vocab_; i += 2 * kLanes)
+      for (int j = 0; j < 2; ++j) {
+        const vf x = load(logits_ + i + j * kLanes);
+        numbers += count_at_least(x, set1(kNone));
+        most[j] = max(most[j], x);
+      }
+    for (; i < vocab_; ++i) {
+      numbers += logits_[i] >= kNone;
+      best = logits_[i] > best ? logits_[i] : best;
+    }
+    best = std::max(best, max_lanes(max(most[0], most[1])));
+    return numbers == vocab_ ? best : -kNone;
   }
 
-  int likeliest() const {
-    vf most = set1(-std::numeric_limits<float>::infinity());
-    int i = 0;
-    for (; i + kLanes <= vocab_; i += kLanes) most = max(most, load(logits_ + i));
-    float best = max_lanes(most);
-    for (; i < vocab_; ++i) best = logits_[i] > best ? logits_[i] : best;
-    for (int id = 0; id < vocab_; ++id)
-      if (logits_[id] == best) return id;
-    return 0;
+  int first_with(float best) const {
+    int id = 0;
+    while (id + kLanes <= vocab_ && count_at_least(load(logits_ + id), set1(best)) == 0) id += kLanes;
+    while (logits_[id] != best) ++id;
+    return id;
   }
 
   // Changes a logit, and remembers what it was.
@@ -101,9 +110,7 @@ class RowSampler {
     }
   }
 
-  void note_logprobs(SageSampled& out) {
-    float best = -std::numeric_limits<float>::infinity();
-    for (int i = 0; i < vocab_; ++i) best = logits_[i] > best ? logits_[i] : best;
+  void note_logprobs(float best, SageSampled& out) {
     fill_weights(1.0f, best);
     log_sum_ = best + std::log(sum_at_least(0.0f));
     const int wanted = std::min(std::min(options_.num_logprobs, vocab_), kSageMaxLogprobs);
@@ -122,6 +129,7 @@ class RowSampler {
 
   // weights_[i] = e^((logit - best) / temperature), zero behind the vocabulary.
   void fill_weights(float temperature, float best) {
+    weights_.resize(round_up(vocab_, 2 * kLanes) + 2 * kLanes);
     const vf inverse = set1(1.0f / temperature), most = set1(best);
     int i = 0;
     for (; i + kLanes <= vocab_; i += kLanes) store(&weights_[i], exp(mul(sub(load(logits_ + i), most), inverse)));
@@ -129,6 +137,7 @@ class RowSampler {
     for (int j = 0; j < kLanes; ++j)
       rest[j] = i + j < vocab_ ? logits_[i + j] : -std::numeric_limits<float>::infinity();
     store(&weights_[i], exp(mul(sub(load(rest), most), inverse)));
+    store(&weights_[i + kLanes], zero());
   }
 
   float sum_at_least(float bound) const {
@@ -257,7 +266,6 @@ struct SampleCall {
 
   void work() {
     static thread_local std::vector<float> weights;
-    weights.assign(round_up(vocab, 2 * kLanes) + kLanes, 0.0f);
     for (int row; (row = next.fetch_add(1)) < num_rows;)
       RowSampler(rows[row], logits + static_cast<int64_t>(row) * vocab, vocab, weights).run(out[row]);
   }
@@ -265,6 +273,7 @@ struct SampleCall {
 
 static void sample(const SageSampling* rows, int32_t num_rows, float* logits, int32_t vocab, SageSampled* out) {
   SampleCall call{rows, num_rows, logits, vocab, out};
+  if (num_rows == 1) return call.work();  // sooner done than another thread is awake
   sage::Pool::instance().run([](void* self, int) { static_cast<SampleCall*>(self)->work(); }, &call);
 }
 
