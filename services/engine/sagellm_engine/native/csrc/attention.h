@@ -16,11 +16,18 @@
 namespace SAGE_ISA {
 
 constexpr int kKeyTile = 64;
+constexpr int kTilePages = kKeyTile / kPage;
 constexpr int kMaxQueries = 48;  // query vectors of a piece of work
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// One kv head's part of a sequence's pages.
+struct Pages {
+  const int32_t* numbers;
+  int count, layer, kv_head;
+};
+
 struct AttentionPlace {
-  const int32_t* pages;  // of the sequence
+  Pages pages;
   int first_position;    // of the piece's first row
   int num_rows;
   const float* queries;  // first row, first head of the group; scaled by `query_scale`
@@ -36,8 +43,8 @@ inline float query_scale(const SageModel& model) { return model.score_scale * (m
 template <class Kv>
 class AttentionPiece {
  public:
-  AttentionPiece(const SageModel& model, int layer, int kv_head, const AttentionPlace& place)
-      : model_(model), layer_(layer), kv_head_(kv_head), place_(place),
+  AttentionPiece(const SageModel& model, const AttentionPlace& place)
+      : model_(model), place_(place),
         group_(model.num_heads / model.num_kv_heads), count_(place.num_rows * group_), dim_(model.head_dim) {
     for (int i = 0; i < count_; ++i) {
       maximum_[i] = place.sinks ? place.sinks[i % group_] * kLog2e : -kInfinity;
@@ -48,13 +55,18 @@ class AttentionPiece {
     for (int i = 0; i < count_; i += tile_rows(count_ - i)) pack_queries(i, tile_rows(count_ - i));
   }
 
-  // Computes the rows; `put(row, head of the group, values [D])` gets each result.
+  // Computes the rows; `put(row, head of the group, values [D])` gets each result. Meanwhile memory is asked for the
+  // first of the pages that come next.
   template <class Put>
-  void run(Put put) {
+  void run(const Pages& next, Put put) {
     const int last = place_.first_position + place_.num_rows;
     const int seen_from = place_.window ? std::max(0, place_.first_position + 1 - place_.window) : 0;
     for (int start = seen_from / kKeyTile * kKeyTile; start < last; start += kKeyTile) {
-      fetch(start + kKeyTile, std::min(kKeyTile, last - start - kKeyTile));
+      const int behind = start + kKeyTile;
+      if (behind < last)
+        look_ahead(place_.pages, behind / kPage);
+      else
+        look_ahead(next, 0);
       add_tile(start, std::min(kKeyTile, last - start));
     }
     for (int i = 0; i < count_; ++i) {
@@ -84,20 +96,22 @@ class AttentionPiece {
     }
   }
 
-  // Asks for the pages of a tile, while the one before it is computed.
-  void fetch(int start, int num_keys) const {
-    for (int key = 0; key < num_keys; key += kPage) {
-      const auto block = page_block<Kv>(model_, layer_, place_.pages[(start + key) / kPage], kv_head_);
-      const char* bytes = reinterpret_cast<const char*>(block.keys);
-      for (int64_t i = 0; i < block_bytes<Kv>(dim_); i += 64) _mm_prefetch(bytes + i, _MM_HINT_T1);
-    }
+  // Notes which pages come next, from one of them on; the last ones may be fewer than a tile has.
+  void look_ahead(const Pages& pages, int from) {
+    for (int p = 0; p < kTilePages; ++p)
+      soon_[p] = reinterpret_cast<const char*>(block_of(pages, std::min(from + p, pages.count - 1)).keys);
+  }
+
+  PageBlock<Kv> block_of(const Pages& pages, int index) const {
+    return page_block<Kv>(model_, pages.layer, pages.numbers[index], pages.kv_head);
   }
 
   void add_tile(int start, int num_keys) {
     const int first_page = start / kPage;
     const int pages = (num_keys + kPage - 1) / kPage;
-    for (int p = 0; p < kKeyTile / kPage; ++p)
-      blocks_[p] = page_block<Kv>(model_, layer_, place_.pages[first_page + std::min(p, pages - 1)], kv_head_);
+    for (int p = 0; p < kTilePages; ++p)
+      blocks_[p] = block_of(place_.pages, first_page + std::min(p, pages - 1));
+    soon_bytes_ = block_bytes<Kv>(dim_) / ((num_keys + kPanel - 1) / kPanel);
     for (int key = 0; key < num_keys; key += kPanel) score_step(key);
     for (int i = 0; i < count_; ++i) soften(i, start, num_keys);
     for (int from = 0; from < dim_;) {
@@ -134,9 +148,13 @@ class AttentionPiece {
     vf acc[kRows][2];
     for (auto& of_row : acc) of_row[0] = of_row[1] = zero();
     const float* q = queries_ + first_query * dim_;
+    const int64_t bytes = first_query == 0 ? soon_bytes_ / (Kv::kPairs ? dim_ / 2 : dim_) : 0;
+    const char* soon[kTilePages];
+    for (int p = 0; p < kTilePages; ++p) soon[p] = soon_[p] + key / kPanel * soon_bytes_;
     if constexpr (kDot2) {
       const Unit* units = reinterpret_cast<const Unit*>(q);
       for (int d = 0; d < dim_; d += 2, units += kRows) {
+        fetch_some(soon, bytes);
         const vi k0 = load_i(keys[0] + d * kPage), k1 = load_i(keys[1] + d * kPage);
         for (int m = 0; m < kRows; ++m) {
           const vi value = set1_i(units[m]);
@@ -145,14 +163,17 @@ class AttentionPiece {
         }
       }
     } else if constexpr (Kv::kPairs) {
-      for (int d = 0; d < dim_; d += 2, q += 2 * kRows)
+      for (int d = 0; d < dim_; d += 2, q += 2 * kRows) {
+        fetch_some(soon, bytes);
         for (int j = 0; j < 2; ++j) {
           const vi pair = load_i(keys[j] + d * kPage);
           for (int m = 0; m < kRows; ++m) acc[m][j] = fma(set1(q[m]), low_half(pair), acc[m][j]);
           for (int m = 0; m < kRows; ++m) acc[m][j] = fma(set1(q[kRows + m]), high_half(pair), acc[m][j]);
         }
+      }
     } else {
       for (int d = 0; d < dim_; ++d, q += kRows) {
+        fetch_some(soon, bytes);
         const vf k0 = Kv::load_vector(keys[0] + d * kPage), k1 = Kv::load_vector(keys[1] + d * kPage);
         for (int m = 0; m < kRows; ++m) {
           const vf value = set1(q[m]);
@@ -163,6 +184,13 @@ class AttentionPiece {
     }
     for (int m = 0; m < kRows; ++m)
       for (int j = 0; j < 2; ++j) store(scores_ + (first_query + m) * kKeyTile + key + j * kLanes, acc[m][j]);
+  }
+
+  // Asks for some more of what comes next, bit by bit, so that the computation never waits for the asking.
+  SAGE_INLINE static void fetch_some(const char* (&soon)[kTilePages], int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64)
+      for (const char* at : soon) _mm_prefetch(at + i, _MM_HINT_T0);
+    for (const char*& at : soon) at += bytes;
   }
 
   // Turns one query's scores of a tile into weights.
@@ -296,11 +324,12 @@ class AttentionPiece {
   }
 
   const SageModel& model_;
-  const int layer_, kv_head_;
   const AttentionPlace& place_;
   const int group_, count_, dim_;
   float maximum_[kMaxQueries];
-  PageBlock<Kv> blocks_[kKeyTile / kPage];
+  PageBlock<Kv> blocks_[kTilePages];
+  const char* soon_[kTilePages];  // blocks that come next
+  int64_t soon_bytes_;            // to ask for of each in a step of scores
   alignas(64) float sums_[kMaxQueries][kLanes];  // of weights, lane by lane
   alignas(64) float queries_[kMaxQueries * kMaxHeadDim];
   alignas(64) float scores_[kMaxQueries * kKeyTile];

@@ -126,11 +126,16 @@ class Step {
     return step_.context[s] + row - step_.first_row[s];
   }
 
-  // Runs f(0) to f(count - 1), divided among the threads, and waits for all of them.
+  // Runs f(i, then) for i from 0 to count - 1, divided among the threads, and waits for all of them. A thread takes
+  // its next piece of work before it begins one, so that f can ask memory for what `then` needs.
   template <class F>
   void phase(Worker& at, SagePhase kind, int count, F f) {
-    std::atomic<int32_t>& next = scratch_.counters[at.phase++ * Scratch::kCounterStride];
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
+    std::atomic<int32_t>& counter = scratch_.counters[at.phase++ * Scratch::kCounterStride];
+    const auto take = [&counter] { return counter.fetch_add(1, std::memory_order_relaxed); };
+    for (int i = take(), then; i < count; i = then) {
+      then = take();
+      f(i, std::min(then, count - 1));
+    }
     pool_.barrier();
     clock(at, kind);
   }
@@ -150,7 +155,7 @@ class Step {
       for (int row = 0; row < to.num_rows; ++row) f(row);
       return clock(at, kind);
     }
-    phase(at, kind, (to.num_rows + kMaxTile - 1) / kMaxTile, [&](int tile) {
+    phase(at, kind, (to.num_rows + kMaxTile - 1) / kMaxTile, [&](int tile, int) {
       const int end = std::min(to.num_rows, (tile + 1) * kMaxTile);
       for (int row = tile * kMaxTile; row < end; ++row) f(row);
       to.finish(tile * kMaxTile, end);
@@ -169,14 +174,15 @@ class Step {
   void product(Worker& at, SagePhase kind, const SageLinear& w, int rows, Finish finish) {
     const Rows input = writer(at, w, rows).rows();
     const Division division(w, rows);
-    phase(at, kind, division.count, [&](int i) {
-      multiply(w, input, model_.compute, rows, division.block(i), finish);
+    const Multiplication multiplication(w, input, model_.compute, rows);
+    phase(at, kind, division.count, [&](int i, int then) {
+      multiplication.run(division.block(i), division.block(then), finish);
     });
   }
 
   void work(Worker at) {
     at.since = std::chrono::steady_clock::now();
-    phase(at, SAGE_EMBED, step_.num_rows, [this](int row) { embed(row); });
+    phase(at, SAGE_EMBED, step_.num_rows, [this](int row, int) { embed(row); });
     for (int layer = 0; layer < model_.num_layers; ++layer) run_layer(at, layer);
     logits(at);
   }
@@ -242,24 +248,29 @@ class Step {
   void attend(Worker& at, const SageLayer& layer, int index) {
     const int kv_heads = model_.num_kv_heads;
     if (!decoding_)
-      phase(at, SAGE_ROTARY, static_cast<int>((step_.num_rows + kPage - 1) / kPage), [&](int i) {
+      phase(at, SAGE_ROTARY, static_cast<int>((step_.num_rows + kPage - 1) / kPage), [&](int i, int) {
         const int end = std::min(step_.num_rows, (i + 1) * kPage);  // a page's worth: its tokens share cache lines
         for (int head = 0; head < kv_heads; ++head)
           for (int row = i * kPage; row < end; ++row) place(layer, index, row, head);
       });
-    phase(at, SAGE_ATTENTION, static_cast<int>(attention_.size()) * kv_heads, [&](int i) {
+    phase(at, SAGE_ATTENTION, static_cast<int>(attention_.size()) * kv_heads, [&](int i, int then) {
       const AttentionWork& work = attention_[i / kv_heads];
       if (decoding_) place(layer, index, work.first_row, i % kv_heads);
-      attend(work, layer, index, i % kv_heads);
+      attend(work, layer, index, i % kv_heads, pages_of(attention_[then / kv_heads], index, then % kv_heads));
     });
   }
 
-  void attend(const AttentionWork& work, const SageLayer& layer, int index, int kv_head) const {
+  Pages pages_of(const AttentionWork& work, int layer, int kv_head) const {
+    const int last = position(work.first_row) + work.num_rows - 1;
+    return {step_.pages + step_.first_page[work.sequence], last / kPage + 1, layer, kv_head};
+  }
+
+  void attend(const AttentionWork& work, const SageLayer& layer, int index, int kv_head, const Pages& next) const {
     const int group = model_.num_heads / model_.num_kv_heads, dim = model_.head_dim, head = kv_head * group;
-    const AttentionPlace place{step_.pages + step_.first_page[work.sequence], position(work.first_row), work.num_rows,
+    const AttentionPlace place{pages_of(work, index, kv_head), position(work.first_row), work.num_rows,
                                qkv(layer, work.first_row) + head * dim, qkv_stride(layer),
                                layer.sinks ? layer.sinks + head : nullptr, layer.window, model_.score_cap};
-    AttentionPiece<Kv>(model_, index, kv_head, place).run([&](int row, int in_group, const float* values) {
+    AttentionPiece<Kv>(model_, place).run(next, [&](int row, int in_group, const float* values) {
       float* out = scratch_.wide + (work.first_row + row) * padded_in(layer.o) + (head + in_group) * dim;
       for (int d = 0; d < dim; d += kLanes) store(out + d, load(values + d));
     });
@@ -300,6 +311,7 @@ class Step {
     product(at, SAGE_LM_HEAD, head, step_.num_out, [&](int row, int panel, const float* sums) {
       float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
       const int columns = std::min(kPanel, model_.vocab - panel * kPanel);
+      if (columns == kPanel) return store_panel(out, head, panel, sums);
       for (int j = 0; j < columns; ++j) out[panel * kPanel + j] = sums[j] + (head.bias ? head.bias[panel * kPanel + j] : 0);
     });
   }

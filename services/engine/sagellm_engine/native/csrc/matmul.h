@@ -29,7 +29,7 @@ constexpr int kMaxTile = kRegisters == 32 ? 12 : 6;
 constexpr int kTilesAtOnce = 16;
 constexpr int kRowsAtOnce = kTilesAtOnce * kMaxTile;  // of one piece of work
 constexpr int kPartBytes = 24 * 1024;                 // of a panel that stay in the first-level cache
-constexpr int kAhead = 4096;                          // bytes: the hardware's own prefetch ends at a page's border
+constexpr int kShortPart = 6 * 1024;                  // where one tile passes by: asked for just before
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int padded_in(const SageLinear& w) { return static_cast<int>(round_up(w.num_in, kGroup)); }
@@ -93,20 +93,37 @@ SAGE_INLINE void store_sums(const Vector (&acc)[kRows][kPanels][2], float* to) {
       for (int j = 0; j < 2; ++j) write(to + (p * kMaxTile + m) * kPanel + j * kLanes, acc[m][p][j]);
 }
 
-// Asks for the weights that are read a while later. With one row, as many bytes as the memory gives are on their way.
-template <int kRows, int kBytes>
-void fetch_ahead(const char* p) {
-  if constexpr (kRows > 1)
-    for (int i = 0; i < kBytes; i += 64) _mm_prefetch(p + kAhead + i, _MM_HINT_T0);
-}
+// Weights that are needed next: what a tile asks memory for meanwhile.
+struct Soon {
+  const char* from;
+  int bytes;
+};
+
+// Asks for them bit by bit, as many times as there are units of inputs; of two panels, for both.
+template <int kRows, int kPanels>
+class Fetch {
+ public:
+  Fetch(const Soon& soon, int units, int64_t panel_bytes)
+      : at_(soon.from), step_((soon.bytes + units - 1) / units), panel_bytes_(panel_bytes) {}
+
+  SAGE_INLINE void some() {
+    if constexpr (kRows == 1) return;
+    for (int i = 0; i < step_; i += 64)
+      for (int p = 0; p < kPanels; ++p) _mm_prefetch(at_ + p * panel_bytes_ + i, _MM_HINT_T0);
+    at_ += step_;
+  }
+
+ private:
+  const char* at_;
+  const int step_;
+  const int64_t panel_bytes_;
+};
 
 // Reads the weights of one unit of inputs (four bytes a row) from each panel.
-template <int kRows, int kPanels>
+template <int kPanels>
 void load_units(const char* from, int64_t panel_bytes, vi (&units)[kPanels][2]) {
-  for (int p = 0; p < kPanels; ++p, from += panel_bytes) {
-    fetch_ahead<kRows, kPanel * 4>(from);
+  for (int p = 0; p < kPanels; ++p, from += panel_bytes)
     for (int j = 0; j < 2; ++j) units[p][j] = load_i(from + j * kLanes * 4);
-  }
 }
 
 // Inputs [from, to) of a product, whole groups. A tile adds them to the sums that it is given.
@@ -147,19 +164,18 @@ struct Bf16Weights {
 template <class Weights>
 struct FloatProduct {
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, Soon soon, float* out) {
     const int64_t panel_bytes = static_cast<int64_t>(padded_in(w)) * kPanel * Weights::kBytes;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
     const float* x = reinterpret_cast<const float*>(a.data + row * a.row_bytes) + part.from * kRows;
     vf acc[kRows][kPanels][2];
     load_sums(out, acc);
+    Fetch<kRows, kPanels> fetch(soon, (part.to - part.from) / 2, panel_bytes);
     for (int k = part.from; k < part.to; k += 2) {
       vf weight[kPanels][2][2];
-      for (int p = 0; p < kPanels; ++p) {
-        const char* pair = weights + p * panel_bytes + static_cast<int64_t>(k) * kPanel * Weights::kBytes;
-        fetch_ahead<kRows, 2 * kPanel * Weights::kBytes>(pair);
-        Weights::pair(pair, weight[p]);
-      }
+      fetch.some();
+      for (int p = 0; p < kPanels; ++p)
+        Weights::pair(weights + p * panel_bytes + static_cast<int64_t>(k) * kPanel * Weights::kBytes, weight[p]);
       for (int half = 0; half < 2; ++half, x += kRows)
         for (int m = 0; m < kRows; ++m) {
           const vf value = set1(x[m]);
@@ -174,15 +190,17 @@ struct FloatProduct {
 // bfloat16 rows times bfloat16 weights, accumulated in fp32.
 struct Bf16Product {
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, Soon soon, float* out) {
     const int64_t panel_bytes = static_cast<int64_t>(padded_in(w)) * kPanel * 2;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
     const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + part.from / 2 * kRows;
     vf acc[kRows][kPanels][2];
     load_sums(out, acc);
+    Fetch<kRows, kPanels> fetch(soon, (part.to - part.from) / 2, panel_bytes);
     for (int k = part.from / 2; k < part.to / 2; ++k, x += kRows) {
       vi weight[kPanels][2];
-      load_units<kRows>(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
+      fetch.some();
+      load_units(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
       for (int m = 0; m < kRows; ++m) {
         const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
@@ -196,15 +214,17 @@ struct Bf16Product {
 // Rows quantized to [-127, 127] and shifted by 128 into unsigned bytes, times INT8 weights.
 struct Int8Product {
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, Soon soon, float* out) {
     const int64_t panel_bytes = static_cast<int64_t>(padded_in(w)) * kPanel;
     const char* weights = static_cast<const char*>(w.weight) + panel * panel_bytes;
     const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + part.from / 4 * kRows;
     vi acc[kRows][kPanels][2];
     load_sums(out, acc);
+    Fetch<kRows, kPanels> fetch(soon, (part.to - part.from) / 4, panel_bytes);
     for (int k = part.from / 4; k < part.to / 4; ++k, x += kRows) {
       vi weight[kPanels][2];
-      load_units<kRows>(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
+      fetch.some();
+      load_units(weights + static_cast<int64_t>(k) * kPanel * 4, panel_bytes, weight);
       for (int m = 0; m < kRows; ++m) {
         const vi value = set1_i(x[m]);
         for (int p = 0; p < kPanels; ++p)
@@ -234,14 +254,18 @@ struct Int4Product {
   static constexpr int kBlock = kPanel * (2 + kGroup / 2);  // bytes of one group of a panel
 
   template <int kRows, int kPanels>
-  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, float* out) {
+  static void tile(const SageLinear& w, const Rows& a, int row, int panel, Part part, Soon soon, float* out) {
     const int num_groups = padded_in(w) / kGroup;
     for (int p = 0; p < kPanels; ++p, out += kMaxTile * kPanel) {
       const char* blocks = static_cast<const char*>(w.weight) + static_cast<int64_t>(panel + p) * num_groups * kBlock;
       vf total[kRows][1][2];
       load_sums(out, total);
-      for (int g = part.from / kGroup; g < part.to / kGroup; ++g)
+      Fetch<kRows, 1> fetch(soon, (part.to - part.from) / kGroup, 0);
+      soon.from += static_cast<int64_t>(num_groups) * kBlock;
+      for (int g = part.from / kGroup; g < part.to / kGroup; ++g) {
+        fetch.some();
         add_group<kRows>(a, row, g, num_groups, blocks + g * kBlock, total);
+      }
       if (part.to == padded_in(w))
         for (int m = 0; m < kRows; ++m)
           for (int j = 0; j < 2; ++j) total[m][0][j] = mul(total[m][0][j], set1(a.scale[row + m]));
@@ -253,7 +277,6 @@ struct Int4Product {
   static void add_group(const Rows& a, int row, int g, int num_groups, const char* block, vf (&total)[kRows][1][2]) {
     const vi low = set1_i(0x0f0f0f0f);
     const char* nibbles = block + kPanel * 2;
-    fetch_ahead<kRows, kBlock>(block);
     const int32_t* x = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + g * (kGroup / 4) * kRows;
     vi acc[kRows][2];
     for (int m = 0; m < kRows; ++m) {
@@ -281,7 +304,7 @@ struct Int4Product {
   }
 };
 
-using TileFunction = void (*)(const SageLinear&, const Rows&, int row, int panel, Part, float*);
+using TileFunction = void (*)(const SageLinear&, const Rows&, int row, int panel, Part, Soon, float*);
 
 template <class Product, int kRows>
 TileFunction tile_of(int panels) {
@@ -339,29 +362,70 @@ inline TileFunction find_tile(int kind, int compute, int rows, int panels) {
   }
 }
 
-// Inputs of a part: as many as stay in the first-level cache with all outputs of a panel.
-inline int part_inputs(const SageLinear& w) {
-  const int bits = w.kind == SAGE_F32 ? 32 : w.kind == SAGE_INT8 ? 8 : w.kind == SAGE_INT4 ? 5 : 16;
-  return kPartBytes * 8 / (kPanel * bits) / kGroup * kGroup;
-}
-
-// Computes a block; `finish(row, panel, values)` gets kPanel sums of one row.
-template <class Finish>
-void multiply(const SageLinear& w, const Rows& a, int compute, int num_rows, const Block& block, Finish finish) {
-  alignas(64) float sums[kRowsAtOnce * kPanel];
-  const int panels = block.end_panel - block.first_panel, num_in = padded_in(w), at_once = part_inputs(w);
-  std::memset(sums, 0, ((panels - 1) * kMaxTile + block.end_row - block.first_row) * kPanel * sizeof(float));
-  for (Part part{0, 0}; part.to < num_in;) {
-    part = {part.to, std::min(num_in, part.to + at_once)};
-    float* out = sums;
-    for (int row = block.first_row, rows; row < block.end_row; row += rows, out += rows * kPanel) {
-      rows = tile_rows(num_rows - row);
-      find_tile(w.kind, compute, rows, panels)(w, a, row, block.first_panel, part, out);
-      if (part.to == num_in)
-        for (int p = 0; p < panels; ++p)
-          for (int m = 0; m < rows; ++m) finish(row + m, block.first_panel + p, out + (p * kMaxTile + m) * kPanel);
-    }
+// Bytes of a panel's first inputs, whole groups.
+inline int64_t panel_bytes(const SageLinear& w, int inputs) {
+  switch (w.kind) {
+    case SAGE_F32: return static_cast<int64_t>(inputs) * kPanel * 4;
+    case SAGE_INT8: return static_cast<int64_t>(inputs) * kPanel;
+    case SAGE_INT4: return static_cast<int64_t>(inputs) / kGroup * Int4Product::kBlock;
+    default: return static_cast<int64_t>(inputs) * kPanel * 2;
   }
 }
+
+// Computes blocks of a product; each asks for the first weights of the one that follows.
+class Multiplication {
+ public:
+  Multiplication(const SageLinear& w, const Rows& a, int compute, int num_rows)
+      : w_(w), a_(a), compute_(compute), num_rows_(num_rows), num_in_(padded_in(w)) {}
+
+  // `then` is the block that the same thread computes next; `finish(row, panel, values)` gets kPanel sums of one row.
+  template <class Finish>
+  void run(const Block& block, const Block& then, Finish finish) const {
+    alignas(64) float sums[kRowsAtOnce * kPanel];
+    const int panels = block.end_panel - block.first_panel, tiles = count_tiles(block);
+    const int at_once = part_inputs(tiles);
+    std::memset(sums, 0, ((panels - 1) * kMaxTile + block.end_row - block.first_row) * kPanel * sizeof(float));
+    for (int from = 0; from < num_in_; from += at_once) {
+      const Part part{from, std::min(num_in_, from + at_once)};
+      const bool is_last = part.to == num_in_;
+      const int next = is_last ? 0 : part.to, next_to = std::min(num_in_, next + at_once);
+      Soon soon{weights(is_last ? then.first_panel : block.first_panel, next),
+                static_cast<int>(panel_bytes(w_, next_to - next)) / tiles};
+      float* out = sums;
+      for (int row = block.first_row, rows; row < block.end_row; row += rows, out += rows * kPanel) {
+        rows = tile_rows(num_rows_ - row);
+        find_tile(w_.kind, compute_, rows, panels)(w_, a_, row, block.first_panel, part, soon, out);
+        soon.from += soon.bytes;
+        if (is_last)
+          for (int p = 0; p < panels; ++p)
+            for (int m = 0; m < rows; ++m) finish(row + m, block.first_panel + p, out + (p * kMaxTile + m) * kPanel);
+      }
+    }
+  }
+
+ private:
+  int count_tiles(const Block& block) const {
+    int tiles = 0;
+    for (int row = block.first_row; row < block.end_row; row += tile_rows(num_rows_ - row)) ++tiles;
+    return tiles;
+  }
+
+  // Inputs of a part: parts are of one size, and no larger than what stays in the first-level cache while all tiles
+  // pass by; where there is one tile, no larger than what memory should be asked for beforehand.
+  int part_inputs(int tiles) const {
+    if (num_rows_ == 1) return num_in_;  // nothing is asked for: the hardware sees what comes
+    const int64_t bytes = panel_bytes(w_, num_in_), most = tiles > 1 ? kPartBytes : kShortPart;
+    const int parts = static_cast<int>((bytes + most - 1) / most);
+    return static_cast<int>(round_up((num_in_ + parts - 1) / parts, kGroup));
+  }
+
+  const char* weights(int panel, int from) const {
+    return static_cast<const char*>(w_.weight) + panel * panel_bytes(w_, num_in_) + panel_bytes(w_, from);
+  }
+
+  const SageLinear& w_;
+  const Rows& a_;
+  const int compute_, num_rows_, num_in_;
+};
 
 }  // namespace SAGE_ISA
