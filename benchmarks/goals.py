@@ -79,6 +79,7 @@ GOALS = (
     Goal("135M shape, start to first token, nothing packed", "cpu_engine", "start.bf16.cold_s", "s", 8.0),
     Goal("memory an engine adds, bf16", "cpu_engine", "start.bf16.loaded_added_share", "× the weights", 0.15),
     Goal("memory an engine adds, INT8", "cpu_engine", "start.int8.loaded_added_share", "× the weights", 0.15),
+    Goal("memory an engine adds, INT4", "cpu_engine", "start.int4.loaded_added_share", "× the weights", 0.15),
     Goal("attention of a prompt of 4k", "cpu_engine", "prefill.fp32.attention_share_of_fp32", "× fp32 rate", 0.6, True),
     Goal("prefill up to 16k over a·n + b·n²", "cpu_engine", "prefill.bf16.most_over_fit", "×", 1.15),
     Goal("TTFT with 1,024 tokens known", "cpu_engine", "prefix.ratio", "× the first", 0.1),

@@ -47,11 +47,14 @@ struct Scratch {
     width = widest;
     counters = arena.take<std::atomic<int32_t>>((model.num_layers * kPhasesALayer + kPhasesAround) * kCounterStride);
     residual = arena.take<float>(rows * round_up(model.hidden, kGroup));
-    qkv = arena.take<float>(rows * round_up(layer.qkv.num_out, kPanel));
-    wide = arena.take<float>(rows * width);
+    const int64_t qkv_floats = rows * round_up(layer.qkv.num_out, kPanel);
+    wide = arena.take<float>(std::max(qkv_floats + rows * padded_in(layer.o), rows * int64_t{padded_in(layer.down)}));
+    qkv = wide;  // no longer needed when the feed-forward begins
+    mixed = wide + qkv_floats;
     operand_bytes = round_up(kFewRows * most_bytes, 64);
     num_sums = kFewRows * (width / kGroup);
-    const int64_t threads = sage::Pool::instance().size(), most = std::max<int64_t>(std::max(rows, outputs), threads * kFewRows);
+    const int64_t threads = sage::Pool::instance().size();
+    const int64_t most = std::max<int64_t>(std::max(rows, outputs), threads * kFewRows);
     operand = arena.take<char>(std::max(most * most_bytes, threads * operand_bytes));
     scales = arena.take<float>(most);
     sums = arena.take<int32_t>(most * (width / kGroup));
@@ -67,7 +70,9 @@ struct Scratch {
   int64_t width;
   int64_t operand_bytes, num_sums;  // of one thread that makes its own rows
   std::atomic<int32_t>* counters;
-  float *residual, *qkv, *wide;
+  float* residual;
+  float *qkv, *mixed;  // what enters attention, and what it gives
+  float *wide;         // the activations of the feed-forward, in the same place
   char* operand;
   float* scales;
   int32_t* sums;
@@ -210,10 +215,10 @@ class Step {
       store_panel(qkv(layer, row), layer.qkv, panel, sums);
     });
     attend(at, layer, index);
-    add_to_residual(at, SAGE_O, layer.o);
+    add_to_residual(at, SAGE_O, layer.o, scratch_.mixed);
     norm_into(layer.gate_up, layer.post_norm);
     activate(at, layer);
-    add_to_residual(at, SAGE_DOWN, layer.down);
+    add_to_residual(at, SAGE_DOWN, layer.down, scratch_.wide);
   }
 
   static int64_t qkv_stride(const SageLayer& layer) { return round_up(layer.qkv.num_out, kPanel); }
@@ -271,7 +276,7 @@ class Step {
                                qkv(layer, work.first_row) + head * dim, qkv_stride(layer),
                                layer.sinks ? layer.sinks + head : nullptr, layer.window, model_.score_cap};
     AttentionPiece<Kv>(model_, place).run(next, [&](int row, int in_group, const float* values) {
-      float* out = scratch_.wide + (work.first_row + row) * padded_in(layer.o) + (head + in_group) * dim;
+      float* out = scratch_.mixed + (work.first_row + row) * padded_in(layer.o) + (head + in_group) * dim;
       for (int d = 0; d < dim; d += kLanes) store(out + d, load(values + d));
     });
   }
@@ -288,10 +293,10 @@ class Step {
     });
   }
 
-  // residual += wide · wᵀ + bias
-  void add_to_residual(Worker& at, SagePhase kind, const SageLinear& w) {
+  // residual += x · wᵀ + bias
+  void add_to_residual(Worker& at, SagePhase kind, const SageLinear& w, const float* x) {
     const RowWriter to = writer(at, w, step_.num_rows);
-    form_rows(at, SAGE_FORM, to, [&](int row) { to.put(row, scratch_.wide + row * static_cast<int64_t>(padded_in(w))); });
+    form_rows(at, SAGE_FORM, to, [&](int row) { to.put(row, x + row * static_cast<int64_t>(padded_in(w))); });
     product(at, kind, w, step_.num_rows, [&](int row, int panel, const float* sums) {
       float* out = scratch_.residual + row * hidden_stride_;
       for (int j = 0; j < kPanel; j += kLanes) {
