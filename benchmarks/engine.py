@@ -26,6 +26,7 @@ from benchmarks.shapes import SHAPES, make_model
 
 PEERS = Path(__file__).parent / "peers"
 MAX_TRIES = 12
+SLOW_S = 60.0
 PINNED = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
 
@@ -86,9 +87,9 @@ class Session:
             time.sleep(1.0)
         raise SystemExit(f"{self.contender.name}: every run was disturbed; measure on a quiet machine")
 
-    def warm(self, workload: str) -> None:
-        """Run once without keeping the figure."""
-        self._run(workload)
+    def warm(self, workload: str) -> bool:
+        """Run once without keeping the figure; return whether it was so slow that one more run has to do."""
+        return self._run(workload) > SLOW_S
 
     def _run(self, workload: str) -> float:
         assert self.process.stdin is not None
@@ -143,11 +144,11 @@ def compare(group: str, pythons: dict[str, str], options: argparse.Namespace) ->
                 python = pythons[contender.environment]
                 sessions.append(stack.enter_context(started(contender, python, options.model, options.threads)))
         for workload in WORKLOADS:
-            for session in sessions:
-                session.warm(workload)
-            for _ in range(options.rounds):
+            slow = [session for session in sessions if session.warm(workload)]
+            for number in range(options.rounds):
                 for session in sessions:
-                    session.measure(workload)
+                    if number == 0 or session not in slow:
+                        session.measure(workload)
             shown = ", ".join(f"{s.contender.name} {rate_of(s, workload):.0f}" for s in sessions)
             print(f"  {workload}: {shown} tokens/s", flush=True)
         return [result_of(session) for session in sessions]
