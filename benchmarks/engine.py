@@ -1,18 +1,20 @@
 """Our engine and others on the same workloads, in turn: `python -m benchmarks.engine [--peer NAME=PYTHON …]`.
 
 A peer runs under the Python of an environment that has it. All of a group are loaded at once and measured one at a
-time, several rounds; a run during which other processes took the processors is thrown away and repeated.
+time, several rounds, while the others are stopped (an idle vLLM wakes often enough to cost its neighbour a sixth); a
+run during which other processes took the processors is thrown away and repeated.
 """
 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,10 +93,17 @@ class Session:
         """Run once without keeping the figure; return whether it was so slow that one more run has to do."""
         return self._run(workload) > SLOW_S
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the engine with all processes of its own."""
+        os.killpg(self.process.pid, number)
+
     def _run(self, workload: str) -> float:
         assert self.process.stdin is not None
+        self.signal(signal.SIGCONT)
         print(workload, file=self.process.stdin, flush=True)
-        return float(self.answer()["seconds"])
+        seconds = float(self.answer()["seconds"])
+        self.signal(signal.SIGSTOP)
+        return seconds
 
     def answer(self) -> dict[str, Any]:
         """The next JSON line; other lines are the engine's own talk."""
@@ -119,13 +128,16 @@ def started(contender: Contender, python: str, folder: Path, threads: int) -> It
         stderr=subprocess.DEVNULL,
         text=True,
         env=env,
+        start_new_session=True,
     )
     session = Session(contender, process)
     try:
         session.facts = session.answer()
+        session.signal(signal.SIGSTOP)
         yield session
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            session.signal(signal.SIGKILL)
         process.wait()
 
 
@@ -173,6 +185,11 @@ def result_of(session: Session) -> dict[str, Any]:
     return {"name": session.contender.name, "tokens_per_s": medians, "rounds": rates, **facts}
 
 
+def best_of(some: dict[str, float], others: dict[str, float]) -> dict[str, float]:
+    """The larger rate of each: what the machine showed that it can do."""
+    return {name: max(rate, others[name]) for name, rate in some.items()}
+
+
 def keep(name: str, result: dict[str, Any]) -> None:
     """Write what has been measured so far."""
     RESULTS.mkdir(exist_ok=True)
@@ -201,10 +218,10 @@ def main() -> None:
         "limits": measure(options.threads),
         "groups": {},
     }
-    print(json.dumps(result["limits"]), flush=True)
     for group in options.groups:
         print(group, flush=True)
         result["groups"][group] = compare(group, pythons, options)
+        result["limits"] = best_of(result["limits"], measure(options.threads))
         result["ratios"] = summary(result)
         keep(f"engine_{options.shape}", result)
 

@@ -52,10 +52,20 @@ def why_missing() -> str | None:
     return None
 
 
+class _Threads:
+    number = 1
+
+
 def set_threads(number: int, processors: Sequence[int] = ()) -> None:
     """Compute with so many threads from now on, the caller's included; pinned to the processors, if any are named."""
     array = (ctypes.c_int32 * len(processors))(*processors)
     library().sage_set_threads(number, array, len(processors))
+    _Threads.number = number
+
+
+def num_threads() -> int:
+    """Return how many threads compute."""
+    return _Threads.number
 
 
 def isa() -> str:

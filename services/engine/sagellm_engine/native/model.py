@@ -15,7 +15,7 @@ from sagellm_engine.models.rope import inverse_frequencies
 from sagellm_engine.native.abi import Compute, Layer, Model, Step, WeightKind
 from sagellm_engine.native.kv import NativeKv
 from sagellm_engine.native.layout import model_parts
-from sagellm_engine.native.library import library
+from sagellm_engine.native.library import library, num_threads
 from sagellm_engine.native.packed_file import PackedFile
 from sagellm_engine.native.packing import linear_struct
 
@@ -81,7 +81,7 @@ class NativeModel:
             lm_head=linear_struct(parts.lm_head, packed),
             kv=kv.address,
         )
-        self._max_rows = self._max_out = 0
+        self._max_rows = self._max_out = self._threads = 0
         self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._scratch_address = self._logits_address = 0
         self._logits_buffer = self._logits = torch.empty(0, config.vocab_size)
@@ -97,7 +97,7 @@ class NativeModel:
         The next step writes over them. Between two steps all caches are cold, so that little is touched here.
         """
         step, numbers = _describe(rows, out_rows)
-        if step.num_rows > self._max_rows or step.num_out > self._max_out:
+        if step.num_rows > self._max_rows or step.num_out > self._max_out or num_threads() != self._threads:
             self.reserve(max(step.num_rows, self._max_rows), max(step.num_out, self._max_out))
         if len(self._logits) != step.num_out:
             self._logits = self._logits_buffer[: step.num_out]
@@ -116,7 +116,7 @@ class NativeModel:
         self._scratch_address = address + -address % CACHE_LINE
         self._logits_buffer = self._logits = torch.empty(num_out, self._config.vocab_size)
         self._logits_address = self._logits.data_ptr()
-        self._max_rows, self._max_out = num_rows, num_out
+        self._max_rows, self._max_out, self._threads = num_rows, num_out, num_threads()
         return int(needed) + self._logits.nbytes
 
 

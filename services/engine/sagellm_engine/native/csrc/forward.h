@@ -15,6 +15,7 @@ namespace SAGE_ISA {
 constexpr int kPhasesALayer = 10;  // at most
 constexpr int kPhasesAround = 3;   // embedding, last norm, logits
 constexpr int kFewRows = 4;
+constexpr int kShareRows = 96;  // so many for each thread, and it keeps to its own: their data stay in its cache
 
 // Divides scratch memory; every part begins on a cache line.
 class Arena {
@@ -45,7 +46,8 @@ struct Scratch {
       most_bytes = std::max(most_bytes, row_bytes(*w, model.compute));
     }
     width = widest;
-    counters = arena.take<std::atomic<int32_t>>((model.num_layers * kPhasesALayer + kPhasesAround) * kCounterStride);
+    threads = sage::Pool::instance().size();
+    counters = arena.take<std::atomic<int32_t>>(num_counters(model) * kCounterStride);
     residual = arena.take<float>(rows * round_up(model.hidden, kGroup));
     const int64_t qkv_floats = rows * round_up(layer.qkv.num_out, kPanel);
     wide = arena.take<float>(std::max(qkv_floats + rows * padded_in(layer.o), rows * int64_t{padded_in(layer.down)}));
@@ -53,7 +55,6 @@ struct Scratch {
     mixed = wide + qkv_floats;
     operand_bytes = round_up(kFewRows * most_bytes, 64);
     num_sums = kFewRows * (width / kGroup);
-    const int64_t threads = sage::Pool::instance().size();
     const int64_t most = std::max<int64_t>(std::max(rows, outputs), threads * kFewRows);
     operand = arena.take<char>(std::max(most * most_bytes, threads * operand_bytes));
     scales = arena.take<float>(most);
@@ -65,8 +66,13 @@ struct Scratch {
     sequence = arena.take<int32_t>(rows);
   }
 
+  int64_t num_counters(const SageModel& model) const {
+    return (model.num_layers * kPhasesALayer + kPhasesAround) * threads;
+  }
+
   static constexpr int kCounterStride = 16;  // a cache line each
   Arena arena;
+  int64_t threads;
   int64_t width;
   int64_t operand_bytes, num_sums;  // of one thread that makes its own rows
   std::atomic<int32_t>* counters;
@@ -101,8 +107,8 @@ class Step {
         scratch_(model, step.num_rows, step.num_out, scratch),
         hidden_stride_(round_up(model.hidden, kGroup)), half_(model.head_dim / 2),
         decoding_(step.num_rows == step.num_seqs) {
-    const int num_counters = model.num_layers * kPhasesALayer + kPhasesAround;
-    for (int i = 0; i < num_counters; ++i) scratch_.counters[i * Scratch::kCounterStride].store(0);
+    for (int64_t i = 0; i < scratch_.num_counters(model); ++i) scratch_.counters[i * Scratch::kCounterStride].store(0);
+    divide_rows();
     plan_attention();
   }
 
@@ -111,19 +117,31 @@ class Step {
   }
 
  private:
-  // Splits sequences into pieces of attention, the most expensive first.
+  // Gives every thread its share of the rows, if there are enough; else all take from one.
+  void divide_rows() {
+    const int rows = step_.num_rows, tiles = (rows + kMaxTile - 1) / kMaxTile;
+    const int count = rows >= kShareRows * pool_.size() ? pool_.size() : 1;
+    for (int i = 0; i < count; ++i)
+      shares_.push_back({tiles * i / count * kMaxTile, std::min(rows, tiles * (i + 1) / count * kMaxTile)});
+    attention_.resize(count);
+  }
+
+  // Splits sequences into pieces of attention, in each share the most expensive first.
   void plan_attention() {
     const int at_once = rows_at_once(model_);
+    size_t share = 0;
     for (int s = 0; s < step_.num_seqs; ++s)
       for (int row = step_.first_row[s]; row < step_.first_row[s + 1]; row += at_once) {
         const int rows = std::min(at_once, step_.first_row[s + 1] - row);
-        attention_.push_back({s, row, rows});
+        while (row >= shares_[share].end) ++share;
+        attention_[share].push_back({s, row, rows});
         for (int i = row; i < row + rows; ++i) scratch_.sequence[i] = s;
       }
     const auto cost = [this](const AttentionWork& w) { return (position(w.first_row) + 1) * w.num_rows; };
-    std::sort(attention_.begin(), attention_.end(), [&](const AttentionWork& a, const AttentionWork& b) {
-      return cost(a) != cost(b) ? cost(a) > cost(b) : a.first_row < b.first_row;
-    });
+    for (auto& pieces : attention_)
+      std::sort(pieces.begin(), pieces.end(), [&](const AttentionWork& a, const AttentionWork& b) {
+        return cost(a) != cost(b) ? cost(a) > cost(b) : a.first_row < b.first_row;
+      });
   }
 
   int position(int row) const {
@@ -131,18 +149,34 @@ class Step {
     return step_.context[s] + row - step_.first_row[s];
   }
 
-  // Runs f(i, then) for i from 0 to count - 1, divided among the threads, and waits for all of them. A thread takes
-  // its next piece of work before it begins one, so that f can ask memory for what `then` needs.
-  template <class F>
-  void phase(Worker& at, SagePhase kind, int count, F f) {
-    std::atomic<int32_t>& counter = scratch_.counters[at.phase++ * Scratch::kCounterStride];
-    const auto take = [&counter] { return counter.fetch_add(1, std::memory_order_relaxed); };
-    for (int i = take(), then; i < count; i = then) {
-      then = take();
-      f(i, std::min(then, count - 1));
+  // Runs f(share, i, then) for i from 0 to count(share) - 1, divided among the threads, and waits for all of them. A
+  // thread begins with its own share, and takes its next piece of work before it begins one, so that f can ask memory
+  // for what `then` needs.
+  template <class Count, class F>
+  void phase(Worker& at, SagePhase kind, const std::vector<Share>& shares, Count count, F f) {
+    const size_t first_counter = at.phase++ * scratch_.threads;
+    for (size_t k = 0; k < shares.size(); ++k) {
+      const size_t share = (at.thread + k) % shares.size();
+      std::atomic<int32_t>& counter = scratch_.counters[(first_counter + share) * Scratch::kCounterStride];
+      const auto take = [&counter] { return counter.fetch_add(1, std::memory_order_relaxed); };
+      const int end = count(share);
+      for (int i = take(), then; i < end; i = then) {
+        then = take();
+        f(share, i, std::min(then, end - 1));
+      }
     }
     pool_.barrier();
     clock(at, kind);
+  }
+
+  // Runs f(first, end) for all rows, so many at once.
+  template <class F>
+  void phase_of_rows(Worker& at, SagePhase kind, const std::vector<Share>& shares, int at_once, F f) {
+    phase(at, kind, shares, [&](size_t share) { return (shares[share].rows() + at_once - 1) / at_once; },
+          [&](size_t share, int i, int) {
+            const int first = shares[share].first + i * at_once;
+            f(first, std::min(shares[share].end, first + at_once));
+          });
   }
 
   void clock(Worker& at, SagePhase kind) const {
@@ -155,15 +189,14 @@ class Step {
   // Runs f(row) for all rows of a product's input. Few rows every thread makes for itself, which is sooner done than
   // waiting for each other; many are divided by tiles, for the rows of a tile share cache lines.
   template <class F>
-  void form_rows(Worker& at, SagePhase kind, const RowWriter& to, F f) {
+  void form_rows(Worker& at, SagePhase kind, const std::vector<Share>& shares, const RowWriter& to, F f) {
     if (to.stage == nullptr) {
       for (int row = 0; row < to.num_rows; ++row) f(row);
       return clock(at, kind);
     }
-    phase(at, kind, (to.num_rows + kMaxTile - 1) / kMaxTile, [&](int tile, int) {
-      const int end = std::min(to.num_rows, (tile + 1) * kMaxTile);
-      for (int row = tile * kMaxTile; row < end; ++row) f(row);
-      to.finish(tile * kMaxTile, end);
+    phase_of_rows(at, kind, shares, kMaxTile, [&](int first, int end) {
+      for (int row = first; row < end; ++row) f(row);
+      to.finish(first, end);
     });
   }
 
@@ -176,18 +209,20 @@ class Step {
   }
 
   template <class Finish>
-  void product(Worker& at, SagePhase kind, const SageLinear& w, int rows, Finish finish) {
+  void product(Worker& at, SagePhase kind, const std::vector<Share>& shares, const SageLinear& w, Finish finish) {
+    const int rows = shares.back().end;
     const Rows input = writer(at, w, rows).rows();
-    const Division division(w, rows);
     const Multiplication multiplication(w, input, model_.compute, rows);
-    phase(at, kind, division.count, [&](int i, int then) {
-      multiplication.run(division.block(i), division.block(then), finish);
-    });
+    phase(at, kind, shares, [&](size_t share) { return Division(w, shares[share]).count; },
+          [&](size_t share, int i, int then) {
+            const Division division(w, shares[share]);
+            multiplication.run(division.block(i), division.block(then), finish);
+          });
   }
 
   void work(Worker at) {
     at.since = std::chrono::steady_clock::now();
-    phase(at, SAGE_EMBED, step_.num_rows, [this](int row, int) { embed(row); });
+    phase_of_rows(at, SAGE_EMBED, shares_, 1, [this](int row, int) { embed(row); });
     for (int layer = 0; layer < model_.num_layers; ++layer) run_layer(at, layer);
     logits(at);
   }
@@ -208,10 +243,10 @@ class Step {
     const int rows = step_.num_rows;
     const auto norm_into = [&](const SageLinear& w, const float* gain) {
       const RowWriter to = writer(at, w, rows);
-      form_rows(at, SAGE_NORM, to, [&](int row) { normalise(to, gain, row, row); });
+      form_rows(at, SAGE_NORM, shares_, to, [&](int row) { normalise(to, gain, row, row); });
     };
     norm_into(layer.qkv, layer.input_norm);
-    product(at, SAGE_QKV, layer.qkv, rows, [&](int row, int panel, const float* sums) {
+    product(at, SAGE_QKV, shares_, layer.qkv, [&](int row, int panel, const float* sums) {
       store_panel(qkv(layer, row), layer.qkv, panel, sums);
     });
     attend(at, layer, index);
@@ -247,21 +282,22 @@ class Step {
     float* key = heads + (model_.num_heads + kv_head) * dim;
     turn(key, row, layer.k_norm, 1.0f);
     const int at = position(row), page = step_.pages[step_.first_page[scratch_.sequence[row]] + at / kPage];
-    write_token<Kv>(page_block<Kv>(model_, index, page, kv_head), at % kPage, key, key + model_.num_kv_heads * dim, dim);
+    const auto block = page_block<Kv>(model_, index, page, kv_head);
+    write_token<Kv>(block, at % kPage, key, key + model_.num_kv_heads * dim, dim);
   }
 
   void attend(Worker& at, const SageLayer& layer, int index) {
     const int kv_heads = model_.num_kv_heads;
     if (!decoding_)
-      phase(at, SAGE_ROTARY, static_cast<int>((step_.num_rows + kPage - 1) / kPage), [&](int i, int) {
-        const int end = std::min(step_.num_rows, (i + 1) * kPage);  // a page's worth: its tokens share cache lines
+      phase_of_rows(at, SAGE_ROTARY, shares_, kPage, [&](int first, int end) {  // a page's tokens share cache lines
         for (int head = 0; head < kv_heads; ++head)
-          for (int row = i * kPage; row < end; ++row) place(layer, index, row, head);
+          for (int row = first; row < end; ++row) place(layer, index, row, head);
       });
-    phase(at, SAGE_ATTENTION, static_cast<int>(attention_.size()) * kv_heads, [&](int i, int then) {
-      const AttentionWork& work = attention_[i / kv_heads];
+    const auto count = [&](size_t share) { return static_cast<int>(attention_[share].size()) * kv_heads; };
+    phase(at, SAGE_ATTENTION, shares_, count, [&](size_t share, int i, int then) {
+      const AttentionWork &work = attention_[share][i / kv_heads], &next = attention_[share][then / kv_heads];
       if (decoding_) place(layer, index, work.first_row, i % kv_heads);
-      attend(work, layer, index, i % kv_heads, pages_of(attention_[then / kv_heads], index, then % kv_heads));
+      attend(work, layer, index, i % kv_heads, pages_of(next, index, then % kv_heads));
     });
   }
 
@@ -283,7 +319,7 @@ class Step {
 
   void activate(Worker& at, const SageLayer& layer) {
     const int64_t stride = padded_in(layer.down);
-    product(at, SAGE_GATE_UP, layer.gate_up, step_.num_rows, [&](int row, int panel, const float* sums) {
+    product(at, SAGE_GATE_UP, shares_, layer.gate_up, [&](int row, int panel, const float* sums) {
       vf gate = load(sums), up = load(sums + kLanes);
       if (layer.gate_up.bias != nullptr) {
         gate = add(gate, load(layer.gate_up.bias + panel * kPanel));
@@ -296,8 +332,8 @@ class Step {
   // residual += x · wᵀ + bias
   void add_to_residual(Worker& at, SagePhase kind, const SageLinear& w, const float* x) {
     const RowWriter to = writer(at, w, step_.num_rows);
-    form_rows(at, SAGE_FORM, to, [&](int row) { to.put(row, x + row * static_cast<int64_t>(padded_in(w))); });
-    product(at, kind, w, step_.num_rows, [&](int row, int panel, const float* sums) {
+    form_rows(at, SAGE_FORM, shares_, to, [&](int row) { to.put(row, x + row * static_cast<int64_t>(padded_in(w))); });
+    product(at, kind, shares_, w, [&](int row, int panel, const float* sums) {
       float* out = scratch_.residual + row * hidden_stride_;
       for (int j = 0; j < kPanel; j += kLanes) {
         const int column = panel * kPanel + j;
@@ -312,8 +348,10 @@ class Step {
   void logits(Worker& at) {
     const SageLinear& head = model_.lm_head;
     const RowWriter to = writer(at, head, step_.num_out);
-    form_rows(at, SAGE_NORM, to, [&](int i) { normalise(to, model_.final_norm, step_.out_rows[i], i); });
-    product(at, SAGE_LM_HEAD, head, step_.num_out, [&](int row, int panel, const float* sums) {
+    if (step_.num_out == 0) return;
+    const std::vector<Share> all{{0, step_.num_out}};
+    form_rows(at, SAGE_NORM, all, to, [&](int i) { normalise(to, model_.final_norm, step_.out_rows[i], i); });
+    product(at, SAGE_LM_HEAD, all, head, [&](int row, int panel, const float* sums) {
       float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
       const int columns = std::min(kPanel, model_.vocab - panel * kPanel);
       if (columns == kPanel) return store_panel(out, head, panel, sums);
@@ -329,7 +367,8 @@ class Step {
   const int64_t hidden_stride_;
   const int half_;
   const bool decoding_;  // every sequence has one row
-  std::vector<AttentionWork> attention_;
+  std::vector<Share> shares_;
+  std::vector<std::vector<AttentionWork>> attention_;  // of each share
 };
 
 inline int64_t scratch_bytes(const SageModel& model, int rows, int outputs) {

@@ -333,19 +333,29 @@ struct Block {
   int first_row, end_row, first_panel, end_panel;
 };
 
-// How a product with so many rows is divided: two panels a piece for few rows, else one panel for a block of rows.
-struct Division {
-  Division(const SageLinear& w, int rows)
-      : rows(rows), panels(num_panels(w)), panels_at_once(rows * 2 <= kMaxTile ? 2 : 1),
-        columns((panels + panels_at_once - 1) / panels_at_once),
-        count((rows + kRowsAtOnce - 1) / kRowsAtOnce * columns) {}
+// Rows [first, end) of a step, whole tiles, that one thread takes before it helps others.
+struct Share {
+  int first, end;
+  int rows() const { return end - first; }
+};
 
-  Block block(int i) const {
-    const int row = i / columns * kRowsAtOnce, panel = i % columns * panels_at_once;
-    return {row, std::min(rows, row + kRowsAtOnce), panel, std::min(panels, panel + panels_at_once)};
+// How a share of a product is divided: two panels a piece for few rows, else one panel for a block of rows.
+struct Division {
+  Division(const SageLinear& w, const Share& share)
+      : share(share), panels(num_panels(w)), panels_at_once(share.rows() * 2 <= kMaxTile ? 2 : 1),
+        columns((panels + panels_at_once - 1) / panels_at_once) {
+    const int blocks = (share.rows() + kRowsAtOnce - 1) / kRowsAtOnce;
+    rows_at_once = static_cast<int>(round_up((share.rows() + blocks - 1) / blocks, kMaxTile));
+    count = blocks * columns;
   }
 
-  int rows, panels, panels_at_once, columns, count;
+  Block block(int i) const {
+    const int row = share.first + i / columns * rows_at_once, panel = i % columns * panels_at_once;
+    return {row, std::min(share.end, row + rows_at_once), panel, std::min(panels, panel + panels_at_once)};
+  }
+
+  Share share;
+  int panels, panels_at_once, columns, rows_at_once, count;
 };
 
 inline TileFunction find_tile(int kind, int compute, int rows, int panels) {

@@ -1,0 +1,79 @@
+"""Steps of many rows, of which every thread takes a share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.models.config import read_model_config
+from sagellm_engine.native.abi import Compute, KvKind, WeightKind
+from sagellm_engine.native.kv import NativeKv
+from sagellm_engine.native.library import set_threads
+from sagellm_engine.native.model import NativeModel
+from sagellm_engine.native.packing import packed_model
+from sagellm_engine.processors import PROCESSORS
+from support.sequences import sequence
+from support.tiny_models import VOCAB_SIZE, make_tiny_model
+
+LENGTHS = (217, 5, 301, 64)
+
+
+@pytest.fixture(autouse=True)
+def _default_threads() -> Iterator[None]:
+    yield
+    set_threads(len(PROCESSORS), PROCESSORS)
+
+
+def sequences() -> list[SequenceState]:
+    """Prompts of several lengths, each with pages of its own."""
+    made, first_page = [], 0
+    for number, length in enumerate(LENGTHS):
+        seq = sequence([(11 * i * i + 5 * i + number) % VOCAB_SIZE for i in range(length)])
+        seq.pages = list(range(first_page, first_page := first_page + -(-length // 16)))
+        made.append(seq)
+    return made
+
+
+def model_in(folder: Path) -> NativeModel:
+    """The tiny model in INT8 with bfloat16 pages, where most can go wrong."""
+    config = read_model_config(folder)
+    packed = packed_model(folder, config, WeightKind.INT8)
+    return NativeModel(config, WeightKind.INT8, Compute.INT8, packed, NativeKv(config, 64, KvKind.BF16))
+
+
+def alone(model: NativeModel, seq: SequenceState, chunk: int) -> Tensor:
+    """All logits of a sequence, so many rows a step."""
+    parts = []
+    while seq.num_computed < len(seq.tokens):
+        seq.num_scheduled = min(chunk, len(seq.tokens) - seq.num_computed)
+        parts.append(model.forward([seq], range(seq.num_scheduled)).clone())
+        seq.num_computed += seq.num_scheduled
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_shares_change_nothing(tmp_path: Path, threads: int) -> None:
+    """All prompts at once give the bits that each gives alone in small steps on one thread."""
+    make_tiny_model("llama", tmp_path)
+    model = model_in(tmp_path)
+    set_threads(1)
+    expected = torch.cat([alone(model, seq, chunk=40) for seq in sequences()])
+    set_threads(threads)
+    together = sequences()
+    for seq in together:
+        seq.num_scheduled = len(seq.tokens)
+    assert torch.equal(model.forward(together, range(sum(LENGTHS))), expected)
+
+
+def test_more_threads_than_at_first(tmp_path: Path) -> None:
+    """A model goes on with the buffers that more threads need."""
+    make_tiny_model("llama", tmp_path)
+    model, seq = model_in(tmp_path), sequences()[0]
+    set_threads(1)
+    seq.num_scheduled = len(seq.tokens)
+    expected = model.forward([seq], range(seq.num_scheduled)).clone()
+    set_threads(7)
+    assert torch.equal(model.forward([seq], range(seq.num_scheduled)), expected)
