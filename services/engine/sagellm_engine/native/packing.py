@@ -13,6 +13,7 @@ from torch import Tensor
 from sagellm_engine.models.config import ModelConfig
 from sagellm_engine.native.abi import Linear, WeightKind
 from sagellm_engine.native.build import source_hash
+from sagellm_engine.native.key_scaling import even_keys
 from sagellm_engine.native.layout import LayerParts, LinearPart, VectorPart, model_parts
 from sagellm_engine.native.library import library
 from sagellm_engine.native.packed_file import PackedFile, in_memory, open_packed, write_packed
@@ -67,7 +68,9 @@ def _cache_file(folder: Path, config: ModelConfig, kind: WeightKind) -> Path:
 def _code_hash() -> str:
     """Return what identifies the code that decides on the bytes of a packed model."""
     here = Path(__file__).parent
-    code = b"".join((here / name).read_bytes() for name in ("packing.py", "layout.py", "smoothing.py"))
+    code = b"".join(
+        (here / name).read_bytes() for name in ("packing.py", "layout.py", "smoothing.py", "key_scaling.py")
+    )
     return hashlib.sha256(source_hash().encode() + code).hexdigest()[:16]
 
 
@@ -128,37 +131,36 @@ class _Recipe:
             self._fill_layer(layer, packed)
 
     def _fill_layer(self, layer: LayerParts, packed: PackedFile) -> None:
+        """Pack a layer's tensors, changed for the better where that leaves what the layer computes the same."""
+        parts = layer.linears()
         vectors = {vector.name: self._vector(vector) for vector in layer.vectors}
-        if layer.qkv.kind in QUANTIZED:
-            self._fill_smoothed(layer, vectors, packed)
-        else:
-            for part in layer.linears():
-                self._fill_linear(part, packed)
+        quantized = layer.qkv.kind in QUANTIZED
+        weights = [self._weight(part, torch.float32 if quantized else self._dtype(part)) for part in parts]
+        biases = [self._bias(part) for part in parts]
+        input_gain, post_gain, *qk_gains = vectors.values()
+        even_keys(weights[0], biases[0], input_gain, qk_gains, self._config)
+        if quantized:
+            qkv, o, gate_up, down = weights
+            tensors = LayerTensors(qkv, o, gate_up, down, qkv_bias=biases[0], gate_up_bias=biases[2])
+            smooth(tensors, input_gain, post_gain, self._config)
+        for part, weight, bias in zip(parts, weights, biases, strict=True):
+            _pack(part, weight, bias, packed)
         for name, values in vectors.items():
             _write(packed, name, values)
 
-    def _fill_smoothed(self, layer: LayerParts, vectors: dict[str, Tensor], packed: PackedFile) -> None:
-        """Pack a layer's weights smoothed, by which the norms' gains change too."""
-        weights = [self._weight(part, torch.float32) for part in layer.linears()]
-        biases = [self._bias(part) for part in layer.linears()]
-        input_gain, post_gain = vectors[layer.vectors[0].name], vectors[layer.vectors[1].name]
-        qkv, o, gate_up, down = weights
-        tensors = LayerTensors(qkv, o, gate_up, down, qkv_bias=biases[0], gate_up_bias=biases[2])
-        smooth(tensors, input_gain, post_gain, self._config)
-        for part, weight, bias in zip(layer.linears(), weights, biases, strict=True):
-            _pack(part, weight, bias, packed)
-
     def _fill_linear(self, part: LinearPart, packed: PackedFile) -> None:
+        _pack(part, self._weight(part, self._dtype(part)), self._bias(part), packed)
+
+    def _dtype(self, part: LinearPart) -> torch.dtype:
         dtype = self._checkpoint.dtype(part.tensors[0][0] + ".weight")
-        weight = self._weight(part, dtype if dtype in KINDS else torch.float32)
-        _pack(part, weight, self._bias(part), packed)
+        return dtype if dtype in KINDS else torch.float32
 
     def _vector(self, part: VectorPart) -> Tensor:
         target = torch.empty(part.size)
         self._checkpoint.copy_into(target, part.tensor)
         return target
 
-    def _weight(self, part: LinearPart, dtype: torch.dtype | None) -> Tensor:
+    def _weight(self, part: LinearPart, dtype: torch.dtype) -> Tensor:
         return self._gather(torch.empty(part.num_out, part.num_in, dtype=dtype), part, ".weight")
 
     def _bias(self, part: LinearPart) -> Tensor | None:
