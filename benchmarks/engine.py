@@ -93,16 +93,16 @@ class Session:
         """Run once without keeping the figure; return whether it was so slow that one more run has to do."""
         return self._run(workload) > SLOW_S
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to the engine with all processes of its own."""
         os.killpg(self.process.pid, number)
 
     def _run(self, workload: str) -> float:
         assert self.process.stdin is not None
-        self.signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
         print(workload, file=self.process.stdin, flush=True)
         seconds = float(self.answer()["seconds"])
-        self.signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
         return seconds
 
     def answer(self) -> dict[str, Any]:
@@ -133,11 +133,11 @@ def started(contender: Contender, python: str, folder: Path, threads: int) -> It
     session = Session(contender, process)
     try:
         session.facts = session.answer()
-        session.signal(signal.SIGSTOP)
+        session.send(signal.SIGSTOP)
         yield session
     finally:
         with suppress(ProcessLookupError):
-            session.signal(signal.SIGKILL)
+            session.send(signal.SIGKILL)
         process.wait()
 
 
