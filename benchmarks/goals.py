@@ -61,8 +61,8 @@ GOALS = (
     Goal("engine free after a client has gone, p99", "disconnect", "freed_p99_ms", "ms", 100.0),
     Goal("one decision with 1,000 engines, p99", "scheduler_core", "1000.p99_us", "µs", 2000.0),
     *(
-        Goal(f"{shape}, {title}", f"engine_{shape}", f"ratios.{path}", "× the best peer", limit, True)
-        for shape in ("smol135", "qwen05")
+        Goal(f"{name}, {title}", f"engine_{shape}", f"ratios.{path}", "× the best peer", limit, True)
+        for shape, name in (("smol135", "135M shape"), ("qwen05", "0.5B Qwen2 shape"))
         for title, path, limit in (
             ("lossless, mean of W1 to W4", "lossless.mean", 1.35),
             ("lossless, least of W1 to W3", "lossless.least", 1.25),

@@ -10,6 +10,10 @@ from benchmarks.peers.session import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 TARGET, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+LEGEND = """\
+W1 is one request, W2 8 and W3 32 of 128 tokens in and 64 out, W4 8 of 1,024 in and 8 out. The peers are OpenVINO GenAI,
+vLLM, llama.cpp and CTranslate2, on the same machine in the same run; [docs/benchmarks.md](docs/benchmarks.md) has every
+row."""
 BLOCK = re.compile(r"<!-- figures -->.*<!-- /figures -->", re.DOTALL)
 
 INTRODUCTION = """# Benchmarks
@@ -140,7 +144,7 @@ def _machines(results: dict[str, Any]) -> str:
 
 def figures(results: dict[str, Any]) -> str:
     """The README's block."""
-    return f"<!-- figures -->\n## Figures\n\n{table(results)}\n\n{_machines(results)}\n<!-- /figures -->"
+    return f"<!-- figures -->\n## Figures\n\n{LEGEND}\n\n{table(results)}\n\n{_machines(results)}\n<!-- /figures -->"
 
 
 if __name__ == "__main__":
