@@ -251,7 +251,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @settings(max_examples=150)
-@given(st.lists(OPTIONS, min_size=1, max_size=6), st.sampled_from([37, 700, 4099]), st.integers(0, 10**6))
+@given(st.lists(OPTIONS, min_size=1, max_size=6), st.sampled_from([37, 700, 4099, 33_000]), st.integers(0, 10**6))
 def test_both_samplers_choose_the_same(options: list[dict[str, object]], vocab_size: int, seed: int) -> None:
     """Our sampler and its plain twin choose the same tokens and give the same log-probabilities."""
     logits = logits_of(len(options), vocab_size, seed=seed)

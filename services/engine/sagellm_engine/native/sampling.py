@@ -1,5 +1,6 @@
 """Logits to tokens by the library's sampler; see csrc/sampler.h."""
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,17 +37,27 @@ def native_sample(logits_RV: Tensor, rows: Sequence[SequenceState]) -> SampledRo
     return result
 
 
+class _Row:
+    """What is kept of a sequence from step to step: its options and, where penalties ask for them, its tokens."""
+
+    __slots__ = ("options", "tokens")
+
+    def __init__(self, seq: SequenceState) -> None:
+        self.options = _lasting_options(seq)
+        self.tokens = array("i")
+
+
 def _options(seq: SequenceState, alive: list[NDArray[np.generic]]) -> Sampling:
     """Describe one row; arrays that it points into are put into `alive`."""
-    options = seq.runner_state
-    if not isinstance(options, Sampling):
-        options = seq.runner_state = _lasting_options(seq)
+    row = seq.runner_state
+    if not isinstance(row, _Row):
+        row = seq.runner_state = _Row(seq)
+    options, params = row.options, seq.sampling
     options.position = len(seq.tokens)
-    params = seq.sampling
     if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
-        tokens = np.array(seq.tokens, np.int32)
-        alive.append(tokens)
-        options.tokens, options.num_tokens, options.num_prompt = tokens.ctypes.data, len(tokens), seq.num_prompt
+        row.tokens.extend(seq.tokens[len(row.tokens) :])
+        options.tokens, options.num_tokens = row.tokens.buffer_info()
+        options.num_prompt = seq.num_prompt
     if params.logit_bias or params.min_tokens:
         _add_bias(options, seq, alive)
     return options

@@ -2,10 +2,10 @@
 // trick over what survives. Nothing is sorted: a limit is found by halving the range of weights, each time with one
 // pass over the vocabulary.
 //
-// Scores are logits / temperature, weights e^(score - best score). Noise is a pure function of (seed, position,
-// stream, token): Philox with key = seed and counter = (position, stream, token / 4, 0), whose word token % 4 it uses.
+// Scores are logits / temperature, weights e^(score - best score).
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -13,14 +13,15 @@
 #include <vector>
 
 #include "matmul.h"
-#include "philox.h"
+#include "noise.h"
 #include "pool.h"
 
 namespace SAGE_ISA {
 
 constexpr float kGreedyBelow = 1e-5f;
-constexpr float kNoiseRange = 19.448f;  // no noise is larger than another by more
-constexpr int kSparse = 8;              // noise token by token pays below one survivor in so many
+constexpr int kColumn = 16;                    // weights of which one maximum is taken
+constexpr float kLeastGap = 1.0f / (1 << 24);  // 1 - u is at least
+constexpr float kSafety = 0.9999f;             // covers the rounding of weights and scores
 
 class RowSampler {
  public:
@@ -34,7 +35,7 @@ class RowSampler {
     if (!std::isfinite(best)) return;
     if (options_.num_logprobs >= 0) note_logprobs(best, out);
     adjust();
-    if (!changed_.empty()) best = largest_logit();
+    if (!changed_.empty() || options_.allowed != nullptr) best = largest_logit();
     if (!std::isfinite(best)) return;
     out.token = options_.temperature < kGreedyBelow ? first_with(best) : draw(best);
     if (options_.num_logprobs >= 0) out.logprob = before(out.token) - log_sum_;
@@ -84,9 +85,17 @@ class RowSampler {
     if (options_.tokens != nullptr) penalise();
     for (int i = 0; i < options_.num_bias; ++i)
       change(options_.bias_ids[i], logits_[options_.bias_ids[i]] + options_.bias[i]);
-    if (options_.allowed != nullptr)
-      for (int id = 0; id < vocab_; ++id)
-        if (!(options_.allowed[id / 32] >> (id % 32) & 1)) change(id, -std::numeric_limits<float>::infinity());
+    if (options_.allowed != nullptr) mask();
+  }
+
+  // A token that is not allowed is never drawn: nobody asks what its logit was.
+  void mask() {
+    for (int first_id = 0; first_id < vocab_; first_id += 32) {
+      const uint32_t allowed = options_.allowed[first_id / 32];
+      if (allowed == 0xffffffffu) continue;
+      for (int id = first_id; id < std::min(first_id + 32, vocab_); ++id)
+        if (!(allowed >> (id - first_id) & 1)) logits_[id] = -std::numeric_limits<float>::infinity();
+    }
   }
 
   // Repetition penalty of Keskar et al. (2019) over all tokens, presence and frequency penalties over the output.
@@ -127,17 +136,18 @@ class RowSampler {
     }
   }
 
-  // weights_[i] = e^((logit - best) / temperature), zero behind the vocabulary.
+  // weights_[i] = e^((logit - best) / temperature), zero behind the vocabulary up to whole blocks of columns.
   void fill_weights(float temperature, float best) {
-    weights_.resize(round_up(vocab_, 2 * kLanes) + 2 * kLanes);
+    weights_.resize(round_up(vocab_, kColumn * kLanes));
     const vf inverse = set1(1.0f / temperature), most = set1(best);
-    int i = 0;
-    for (; i + kLanes <= vocab_; i += kLanes) store(&weights_[i], exp(mul(sub(load(logits_ + i), most), inverse)));
+    const int whole = vocab_ / kLanes * kLanes;
+    for (int i = 0; i < whole; i += kLanes)
+      store(&weights_[i], exp(mul(sub(load(logits_ + i), most), inverse)));
     float rest[kLanes];
-    for (int j = 0; j < kLanes; ++j)
-      rest[j] = i + j < vocab_ ? logits_[i + j] : -std::numeric_limits<float>::infinity();
-    store(&weights_[i], exp(mul(sub(load(rest), most), inverse)));
-    store(&weights_[i + kLanes], zero());
+    std::copy(logits_ + whole, logits_ + vocab_, rest);
+    std::fill(rest + vocab_ - whole, rest + kLanes, -std::numeric_limits<float>::infinity());
+    std::fill(weights_.begin() + whole, weights_.end(), 0.0f);
+    if (whole < vocab_) store(&weights_[whole], exp(mul(sub(load(rest), most), inverse)));
   }
 
   float sum_at_least(float bound) const {
@@ -150,10 +160,11 @@ class RowSampler {
     return sum_lanes(add(total, more));
   }
 
-  int count(float bound) const {
+  // How many of the values, whose number is a multiple of kLanes, are at least so large.
+  static int count(const std::vector<float>& values, float bound) {
     int found = 0;
     const vf least = set1(bound);
-    for (int i = 0; i < vocab_; i += kLanes) found += count_at_least(load(&weights_[i]), least);
+    for (size_t i = 0; i < values.size(); i += kLanes) found += count_at_least(load(&values[i]), least);
     return found;
   }
 
@@ -177,75 +188,81 @@ class RowSampler {
     return found;
   }
 
-  // The least weight that survives the limits.
+  // The least weight that survives min-p and top-k.
   float threshold() const {
-    float least = std::max(options_.min_p, std::numeric_limits<float>::min());
-    if (options_.top_k > 0 && options_.top_k < vocab_)
-      least = largest(least, [&](float weight) { return count(weight) >= options_.top_k; });
-    if (options_.top_p < 1.0f) {
-      const float wanted = options_.top_p * sum_at_least(least);
-      least = largest(least, [&](float weight) { return sum_at_least(weight) >= wanted; });
-    }
-    return std::max(least, std::exp(-kNoiseRange));
+    const float least = std::max(options_.min_p, std::numeric_limits<float>::min());
+    const int k = options_.top_k;
+    if (k <= 0 || k >= vocab_) return least;
+    return largest(least, [k, &values = candidates(k)](float weight) { return count(values, weight) >= k; });
   }
 
+  // Weights of which the k largest are the k largest of all, zeros among them. The maxima of k columns of a block are k
+  // weights, so whatever is below the k-th largest maximum is not wanted.
+  const std::vector<float>& candidates(int k) const {
+    static thread_local std::vector<float> maxima, found;
+    const int block = kColumn * kLanes, num_blocks = static_cast<int>(weights_.size()) / block;
+    if (k > num_blocks * kLanes) return weights_;
+    maxima.resize(num_blocks * kLanes);
+    for (int b = 0; b < num_blocks; ++b) {
+      vf most = zero();
+      for (int i = 0; i < block; i += kLanes) most = max(most, load(&weights_[b * block + i]));
+      store(&maxima[b * kLanes], most);
+    }
+    const float bound = largest(0.0f, [&](float weight) { return count(maxima, weight) >= k; });
+    found.clear();
+    for (int b = 0; b < num_blocks; ++b)
+      if (count_at_least(load(&maxima[b * kLanes]), set1(bound)) > 0)
+        for (int i = b * block; i < (b + 1) * block; i += kLanes)
+          if (count_at_least(load(&weights_[i]), set1(bound)) > 0)
+            found.insert(found.end(), &weights_[i], &weights_[i + kLanes]);
+    return found;
+  }
+
+  // Of the tokens that survive, the one with the largest noisy score. Whether a token survives top-p, which asks for
+  // the sum of the weights above its own, is asked of winners only: one who does not takes all below along.
   int draw(float best) {
     fill_weights(options_.temperature, best);
-    const float least = threshold();
-    const int survivors = count(least);
-    return static_cast<int64_t>(survivors) * kSparse < vocab_ ? draw_sparse(least, best) : draw_dense(least, best);
-  }
-
-  // Gumbel noise of tokens whose Philox words are these.
-  static vf gumbel(vi words) {
-    const vf u = mul(add(to_float(shift_right<9>(words)), set1(0.5f)), set1(1.0f / (1 << 23)));
-    return sub(zero(), log(sub(zero(), log(u))));
-  }
-
-  // The score by which tokens are compared, the same in both ways of drawing.
-  vf noisy(vf logits, vf best, vi words) const {
-    return add(mul(sub(logits, best), set1(1.0f / options_.temperature)), gumbel(words));
-  }
-
-  void words_of(uint32_t block, uint32_t (&words)[4]) const {
-    words[0] = options_.position, words[1] = options_.stream, words[2] = block, words[3] = 0;
-    sage::philox(words, static_cast<uint32_t>(options_.seed), static_cast<uint32_t>(options_.seed >> 32));
-  }
-
-  int draw_sparse(float least, float best) const {
-    float most = -std::numeric_limits<float>::infinity();
-    int winner = 0;
-    for (int id = 0; id < vocab_; ++id) {
-      if (!(weights_[id] >= least)) continue;
-      uint32_t words[4];
-      words_of(id / 4, words);
-      const vf value = noisy(set1(logits_[id]), set1(best), set1_i(static_cast<int32_t>(words[id % 4])));
-      float lanes[kLanes];
-      store(lanes, value);
-      if (lanes[0] > most) most = lanes[0], winner = id;
+    float least = threshold();
+    if (options_.top_p >= 1.0f) return winner(least, best);
+    const float wanted = std::max(options_.top_p * sum_at_least(least), std::numeric_limits<float>::min());
+    for (;;) {
+      const int id = winner(least, best);
+      least = std::nextafter(weights_[id], 2.0f);
+      if (sum_at_least(least) < wanted) return id;
     }
-    return winner;
   }
 
-  int draw_dense(float least, float best) const {
-    float most = -std::numeric_limits<float>::infinity();
-    int winner = 0;
-    for (int first_id = 0; first_id < vocab_; first_id += kLanes) {
-      if (count_at_least(load(&weights_[first_id]), set1(least)) == 0) continue;
-      alignas(64) uint32_t words[kLanes];
-      for (int block = 0; block < kLanes / 4; ++block) {
-        uint32_t four[4];
-        words_of(first_id / 4 + block, four);
-        for (int i = 0; i < 4; ++i) words[block * 4 + i] = four[i];
+  // The largest noisy score among the weights from `least` on. With noise -log(-log u), a token can only win where
+  // weight / -log u is above e^score of the one that leads; as -log u >= 1 - u, most are out without a logarithm.
+  int winner(float least, float best) const {
+    const Noise noise(options_);
+    least = std::max(least, std::exp(-kNoiseRange));
+    float most = -std::numeric_limits<float>::infinity(), bound = 0;
+    int leader = 0;
+    for (int id = 0; id < vocab_; id += kNoiseTokens) {
+      const vf weights[2] = {load(&weights_[id]), load(&weights_[id + kLanes])};
+      if (count_at_least(max(weights[0], weights[1]), set1(std::max(least, bound * kLeastGap))) == 0) continue;
+      vf u[2];
+      noise.uniforms(id, u);
+      for (int j = 0; j < 2; ++j) {
+        const vf needed = max(set1(least), mul(set1(bound), sub(set1(1.0f), u[j])));
+        if (count_at_least(weights[j], needed) == 0) continue;
+        lead(id + j * kLanes, u[j], least, best, most, leader);
+        bound = std::exp(most) * kSafety;
       }
-      float values[kLanes], logits[kLanes];
-      const int here = std::min(kLanes, vocab_ - first_id);
-      for (int i = 0; i < kLanes; ++i) logits[i] = i < here ? logits_[first_id + i] : best;
-      store(values, noisy(load(logits), set1(best), load_i(words)));
-      for (int i = 0; i < here; ++i)
-        if (weights_[first_id + i] >= least && values[i] > most) most = values[i], winner = first_id + i;
     }
-    return winner;
+    return leader;
+  }
+
+  // Lets the noisy scores of the tokens from first_id on compete with the leader's.
+  void lead(int first_id, vf u, float least, float best, float& most, int& leader) const {
+    float values[kLanes], logits[kLanes];
+    const int here = std::min(kLanes, vocab_ - first_id);
+    for (int i = 0; i < kLanes; ++i) logits[i] = i < here ? logits_[first_id + i] : best;
+    const vf scores = mul(sub(load(logits), set1(best)), set1(1.0f / options_.temperature));
+    store(values, add(scores, Noise::gumbel(u)));
+    for (int i = 0; i < here; ++i)
+      if (weights_[first_id + i] >= least && values[i] > most) most = values[i], leader = first_id + i;
   }
 
   const SageSampling& options_;

@@ -50,6 +50,14 @@ inline vi add_i(vi a, vi b) { return _mm512_add_epi32(a, b); }
 inline vi sub_i(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 inline vi mul_i(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
 inline vi and_i(vi a, vi b) { return _mm512_and_si512(a, b); }
+inline vi xor_i(vi a, vi b) { return _mm512_xor_si512(a, b); }
+// Of every 64 bits: the product of the low halves; the high half, twice; the halves of a and b side by side.
+inline vi mul_wide(vi a, vi b) { return _mm512_mul_epu32(a, b); }
+inline vi high_words(vi a) { return _mm512_shuffle_epi32(a, _MM_PERM_DDBB); }
+inline vi pair_words(vi low, vi high) { return _mm512_mask_shuffle_epi32(low, 0xaaaa, high, _MM_PERM_CCAA); }
+// The even and the odd 64 bits of a and b in turn.
+inline vi even_quads(vi a, vi b) { return _mm512_unpacklo_epi64(a, b); }
+inline vi odd_quads(vi a, vi b) { return _mm512_unpackhi_epi64(a, b); }
 template <int kBits>
 inline vi shift_left(vi a) { return _mm512_slli_epi32(a, kBits); }
 template <int kBits>
@@ -138,6 +146,12 @@ inline vi add_i(vi a, vi b) { return _mm256_add_epi32(a, b); }
 inline vi sub_i(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 inline vi mul_i(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
 inline vi and_i(vi a, vi b) { return _mm256_and_si256(a, b); }
+inline vi xor_i(vi a, vi b) { return _mm256_xor_si256(a, b); }
+inline vi mul_wide(vi a, vi b) { return _mm256_mul_epu32(a, b); }
+inline vi high_words(vi a) { return _mm256_shuffle_epi32(a, 0xf5); }
+inline vi pair_words(vi low, vi high) { return _mm256_blend_epi32(low, _mm256_shuffle_epi32(high, 0xa0), 0xaa); }
+inline vi even_quads(vi a, vi b) { return _mm256_unpacklo_epi64(a, b); }
+inline vi odd_quads(vi a, vi b) { return _mm256_unpackhi_epi64(a, b); }
 template <int kBits>
 inline vi shift_left(vi a) { return _mm256_slli_epi32(a, kBits); }
 template <int kBits>
