@@ -43,6 +43,7 @@ class EngineSettings(ServiceSettings):
     mock_prefill_ms_per_token: float = Field(default=0.0, ge=0.0)
     mock_decode_ms_per_seq: float = Field(default=0.0, ge=0.0)
     mock_vocab_size: int = Field(default=3072, ge=2, description="size of the tokenizer in use")
+    price_per_hour: float = Field(default=1.0, ge=0.0, description="what an hour of this engine costs, in any currency")
     heartbeat_s: float = Field(default=0.5, gt=0.0)
     gateway_timeout_s: float = Field(default=5.0, gt=0.0, description="a gateway silent for so long is gone")
     drain_timeout_s: float = Field(default=30.0, ge=0.0, description="how long running requests may take at the end")

@@ -21,6 +21,15 @@ class SchedulerSettings(ServiceSettings):
     max_queue: int = Field(default=10_000, ge=1, description="requests that may wait; more are rejected")
     max_queue_time_s: float = Field(default=60.0, gt=0, description="how long a request may wait for an engine")
     engine_timeout_s: float = Field(default=2.0, gt=0, description="silence after which an engine counts as lost")
+    slo_ttft_ms: float | None = Field(default=None, gt=0, description="SLO of requests that state none: first token")
+    slo_itl_ms: float | None = Field(default=None, gt=0, description="SLO of requests that state none: between tokens")
+    backlog_s: float = Field(default=0.5, gt=0, description="prefill that an engine is given ahead of time")
+    admission_slack: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="a request is refused if its first token is expected later than this times its own SLO; "
+        "empty: never",
+    )
     metrics_port: int | None = Field(default=None, ge=0, le=65_535, description="port of /metrics; none: not served")
 
     @field_validator("queue_policy")

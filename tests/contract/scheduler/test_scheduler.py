@@ -315,7 +315,7 @@ async def test_a_wrong_setting_ends_the_start_with_a_sentence(services: Services
     process = services.start("scheduler", bus_settings, queue_policy="quickest")
     assert await process.wait() == 2
     assert "SAGELLM_QUEUE_POLICY" in process.log_text()
-    assert "known are fifo, priority" in process.log_text()
+    assert "known are adaptive, cost_optimized, fair, fifo" in process.log_text()
 
 
 async def test_sigterm_ends_it_in_order(scheduler: ServiceProcess, around: Surroundings) -> None:

@@ -110,7 +110,9 @@ def test_a_policy_object_and_a_dotted_name_plug_in() -> None:
 @pytest.mark.parametrize("name", ["quickest", "", "FIFO", "os:getcwd", "no.such.module:Class"])
 def test_an_unknown_policy_name_is_an_error_that_lists_the_known_ones(name: str) -> None:
     """No name is silently replaced by another policy."""
-    with pytest.raises(InvalidArgument, match="known are fifo, priority"):
+    with pytest.raises(
+        InvalidArgument, match="known are adaptive, cost_optimized, fair, fifo, hybrid, priority, slo_aware"
+    ):
         QUEUE_POLICIES.make(name)
 
 

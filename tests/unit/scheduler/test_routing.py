@@ -23,6 +23,7 @@ def candidates(names: Sequence[str], load: Sequence[float] | None = None) -> Can
         np.array(load if load is not None else [0.0] * len(names)),
         np.arange(len(names), dtype=np.int64),
         np.array([stable_hash(name) for name in names], np.uint64),
+        *(np.zeros(len(names)) for _ in range(5)),
     )
 
 
@@ -236,7 +237,7 @@ def test_prefill_engines_are_spared_while_others_have_room() -> None:
 
 def test_an_unknown_router_name_is_an_error_that_lists_the_known_ones() -> None:
     """No name is silently replaced by another router."""
-    with pytest.raises(InvalidArgument, match="affinity, load_balanced, locality, random, round_robin"):
+    with pytest.raises(InvalidArgument, match="affinity, load_balanced, locality, predictive, random, round_robin"):
         ROUTERS.make("adaptive")
 
 

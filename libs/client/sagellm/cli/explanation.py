@@ -34,14 +34,20 @@ def decision_sentence(decision: Decision) -> str:
 
 
 def _table(decision: Decision) -> Table:
-    table = Table("", "engine", "load", "running", "waiting", "reserved", "note", box=None, header_style="bold")
+    columns = ("", "engine", "first token", "per token", "load", "running", "waiting", "reserved", "note")
+    table = Table(*columns, box=None, header_style="bold")
     for candidate in decision.candidates:
         is_chosen = candidate.engine_id == decision.chosen
+        predicted = (_ms(candidate.predicted_ttft_ms), _ms(candidate.predicted_itl_ms))
         figures = (f"{candidate.load:.1f}", str(candidate.running), str(candidate.waiting), str(candidate.reserved))
         note = "chosen" if is_chosen else candidate.excluded or ""
         style = "green" if is_chosen else "dim" if candidate.excluded else ""
-        table.add_row("→" if is_chosen else "", candidate.engine_id, *figures, note, style=style)
+        table.add_row("→" if is_chosen else "", candidate.engine_id, *predicted, *figures, note, style=style)
     return table
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
 def outcome_sentence(record: DecisionRecord) -> str:
@@ -52,9 +58,20 @@ def outcome_sentence(record: DecisionRecord) -> str:
     if record.completion_tokens is not None:
         parts.append(f"{record.completion_tokens} tokens")
     if record.ttft_ms is not None:
-        parts.append(f"the first after {record.ttft_ms:.0f} ms")
+        parts.append(f"the first after {record.ttft_ms:.0f} ms{_promised(record)}")
+    if record.itl_ms is not None:
+        parts.append(f"then one every {_ms(record.itl_ms)}")
     if record.e2e_ms is not None:
         parts.append(f"all after {record.e2e_ms:.0f} ms")
+    if record.missed is not None:
+        parts.append(
+            f"missed its {record.missed.upper() if record.missed != 'deadline' else 'deadline'} ({record.cause})"
+        )
     if record.error:
         parts.append(str(record.error.get("message", record.error)))
     return ", ".join(parts) + "."
+
+
+def _promised(record: DecisionRecord) -> str:
+    predicted = record.decisions[-1].predicted_ttft_ms if record.decisions else None
+    return "" if predicted is None else f" ({predicted:.0f} predicted)"

@@ -39,6 +39,7 @@ class GenerateOptions(TypedDict, total=False):
     tools: Sequence[Mapping[str, Any]]
     slo: Mapping[str, float]
     priority: int
+    cost_budget: float
     user: str
     session: str
     client_request_id: str

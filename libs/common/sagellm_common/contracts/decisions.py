@@ -1,10 +1,14 @@
 """Decision records: why a request went where it went, and what came of it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from sagellm_common.contracts.base import LeaderEpoch, Message
+from sagellm_common.contracts.slo import Slo
+
+Cause = Literal["queue", "prefill", "transfer", "decode interference", "engine loss"]
+"""What made a request miss its SLO."""
 
 
 class Candidate(Message):
@@ -15,6 +19,11 @@ class Candidate(Message):
     running: int = 0
     waiting: int = 0
     reserved: int = 0
+    cached_tokens: int = Field(default=0, description="tokens of the prompt that are in its cache")
+    predicted_ttft_ms: float | None = Field(
+        default=None, description="from the gateway's acceptance to the first token"
+    )
+    predicted_itl_ms: float | None = Field(default=None, description="mean time from token to token")
     excluded: str | None = None
 
 
@@ -33,6 +42,8 @@ class Decision(Message):
     chosen: str
     reason: str
     number: int
+    predicted_ttft_ms: float | None = None
+    predicted_itl_ms: float | None = None
 
 
 class DecisionRecord(Message):
@@ -46,9 +57,15 @@ class DecisionRecord(Message):
     decisions: list[Decision] = []
     outcome: str | None = None
     ttft_ms: float | None = None
+    itl_ms: float | None = Field(default=None, description="mean time from token to token")
     e2e_ms: float | None = None
     completion_tokens: int | None = None
     error: dict[str, Any] | None = None
+    slo: Slo = Slo()
+    missed: Literal["ttft", "itl", "deadline"] | None = Field(default=None, description="the first SLO that was missed")
+    cause: Cause | None = None
+    ttft_error: float | None = Field(default=None, description="(measured - predicted) / measured")
+    itl_error: float | None = Field(default=None, description="(measured - predicted) / measured")
 
 
 class ExplainRequest(Message):

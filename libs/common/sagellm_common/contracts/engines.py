@@ -29,6 +29,7 @@ class EngineRegistration(Message):
     num_pages: int
     max_num_seqs: int
     max_batch_tokens: int
+    price_per_hour: float = Field(default=1.0, description="what an hour of it costs, in the operator's currency")
     heartbeat_s: float = 0.5
     host: str = ""
     pid: int = 0
@@ -36,4 +37,9 @@ class EngineRegistration(Message):
     started_at: float = Field(default=0.0, description="seconds since the epoch")
     state: Literal["ready", "draining"] = "ready"
     model_id: str = Field(default="", description="the registry's name of the model; empty for a local folder")
+    benchmark: tuple[tuple[float, int, int, int, int, int], ...] = Field(
+        default=(),
+        description="steps measured at the start: duration_s, rows, prefill_tokens, decode_seqs, context_tokens, "
+        "chunk_x_context",
+    )
     model_path: str = Field(default="", description="folder of a local model, for gateways that share the disk")

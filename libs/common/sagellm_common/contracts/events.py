@@ -20,6 +20,7 @@ class RequestEvent(Message):
     time_s: float = 0.0
     queue_ms: float | None = None
     ttft_ms: float | None = None
+    itl_mean_ms: float | None = None
     itl_p50_ms: float | None = None
     itl_max_ms: float | None = None
     e2e_ms: float | None = None

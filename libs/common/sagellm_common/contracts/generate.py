@@ -42,6 +42,7 @@ class GenerateRequest(Message):
     return_token_ids: bool = False
     slo: Slo = Slo()
     priority: Priority = Priority.NORMAL
+    cost_budget: float | None = Field(default=None, gt=0, description="most that the request may cost")
     user: str | None = Field(default=None, max_length=256)
     session: str | None = Field(default=None, max_length=256)
     client_request_id: str | None = Field(default=None, max_length=256, description="an alias of the caller's own")

@@ -21,7 +21,11 @@ class StepSample(Packed):
 
 @dataclass(slots=True)
 class Gauges(Packed):
-    """State of an engine now. `busy` is the share of the last second spent in steps, 0 to 1."""
+    """State of an engine now. `busy` is the share of the last second spent in steps, 0 to 1.
+
+    `waiting_tokens` are all tokens of the sequences that wait. Of those that run, `prefilling` have not had their
+    first token yet, and `prefill_tokens` of their tokens are still to be computed.
+    """
 
     pages_total: int
     pages_free: int
@@ -31,6 +35,8 @@ class Gauges(Packed):
     waiting_tokens: int
     running_tokens: int
     busy: float
+    prefilling: int = 0
+    prefill_tokens: int = 0
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ class Submit(Message):
     block_hashes: tuple[int, ...] = ()
     prefix_hash: int = Field(default=0, description="hash of the prompt's first index block or less, for locality")
     slo: Slo = Slo()
+    cost_budget: float | None = Field(default=None, gt=0, description="most that the request may cost")
     priority: Priority = Priority.NORMAL
     tenant: str = "default"
     user: str | None = None

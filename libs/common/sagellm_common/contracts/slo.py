@@ -15,6 +15,9 @@ class Slo(Message):
     deadline_ms: float | None = Field(default=None, gt=0, description="from acceptance to the last token")
 
 
+NO_SLO = Slo()
+
+
 class Priority(IntEnum):
     """Urgency classes; a smaller number goes first."""
 

@@ -53,6 +53,11 @@ class EngineCore:
         return self._runner.info
 
     @property
+    def runner(self) -> Runner:
+        """What computes; borrowed."""
+        return self._runner
+
+    @property
     def max_batch_tokens(self) -> int:
         """The token budget of a step."""
         return self._max_batch_tokens
@@ -120,6 +125,7 @@ class EngineCore:
 
     def gauges(self) -> EngineGauges:
         """Return the state between two steps."""
+        left = [left for seq in self._running if (left := len(seq.tokens) - seq.num_computed) > 1 or not seq.num_output]
         return EngineGauges(
             pages_total=self._pool.num_pages,
             pages_free=self._pool.num_free,
@@ -128,6 +134,8 @@ class EngineCore:
             running=len(self._running),
             waiting_tokens=self._waiting.num_tokens(),
             running_tokens=sum(len(seq.tokens) for seq in self._running),
+            prefilling=len(left),
+            prefill_tokens=sum(left),
         )
 
     def check_invariants(self) -> None:

@@ -136,6 +136,8 @@ class EngineGauges:
     running: int
     waiting_tokens: int
     running_tokens: int
+    prefilling: int = 0
+    prefill_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import structlog
 
 from sagellm_common.bus import Bus
 from sagellm_engine.core.engine import EngineCore
+from sagellm_engine.core.self_benchmark import measure_steps
 from sagellm_engine.service.models import ModelSource, resolve_model
 from sagellm_engine.service.running import RunningEngine
 from sagellm_engine.service.steps import Loaded, StepDone, StepThread
@@ -30,7 +31,7 @@ async def serve(settings: EngineSettings, stop: asyncio.Event) -> None:
         if source is None:
             return
         made: asyncio.Queue[StepDone] = asyncio.Queue()
-        steps = StepThread(_creator(settings, source), made.put_nowait)
+        steps = StepThread(_creator(settings, source), made.put_nowait, measure_steps)
         loaded = await _unless(stop, _load(steps, source))
         if loaded is None:
             return

@@ -92,6 +92,8 @@ class Reporter:
             gauges.waiting_tokens,
             gauges.running_tokens,
             min(1.0, self._in_steps_s / BUSY_WINDOW_S),
+            gauges.prefilling,
+            gauges.prefill_tokens,
         )
 
     def _forget_old_steps(self, now: float) -> None:

@@ -146,4 +146,9 @@ def describe(settings: EngineSettings, source: ModelSource, loaded: Loaded) -> E
         pid=os.getpid(),
         version=__version__,
         started_at=time.time(),
+        price_per_hour=settings.price_per_hour,
+        benchmark=tuple(
+            (s.duration_s, s.rows, s.prefill_tokens, s.decode_seqs, s.context_tokens, s.chunk_x_context)
+            for s in loaded.benchmark
+        ),
     )

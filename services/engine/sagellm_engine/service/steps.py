@@ -20,6 +20,7 @@ from sagellm_engine.core.types import (
     ModelInfo,
     RequestKey,
     StepOutput,
+    StepReport,
     TokenOutput,
 )
 from sagellm_engine.service.requests import first_indexes
@@ -43,6 +44,7 @@ class Loaded:
     info: ModelInfo
     max_batch_tokens: int
     gauges: EngineGauges
+    benchmark: tuple[StepReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,13 @@ class StepThread:
     is completed with the error if the loop dies.
     """
 
-    def __init__(self, create: Callable[[], EngineCore], on_step: Callable[[StepDone], None]) -> None:
-        self._create, self._on_step = create, on_step
+    def __init__(
+        self,
+        create: Callable[[], EngineCore],
+        on_step: Callable[[StepDone], None],
+        benchmark: Callable[[EngineCore], tuple[StepReport, ...]] = lambda core: (),
+    ) -> None:
+        self._create, self._on_step, self._benchmark = create, on_step, benchmark
         self._loop = asyncio.get_running_loop()
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._slots = threading.Semaphore(STEPS_AHEAD)
@@ -102,11 +109,12 @@ class StepThread:
     def _run(self) -> None:
         try:
             core = self._create()
+            loaded = Loaded(core.info, core.max_batch_tokens, core.gauges(), self._benchmark(core))
         except BaseException as error:
             self._post(_set_exception, self._loaded, error)
             return
         try:
-            self._post(_set_result, self._loaded, Loaded(core.info, core.max_batch_tokens, core.gauges()))
+            self._post(_set_result, self._loaded, loaded)
             while not self._stopping:
                 self._obey(core)
                 if core.has_work() and not self._stopping:  # `stop` frees a single slot, which an order may have taken

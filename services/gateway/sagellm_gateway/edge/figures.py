@@ -36,6 +36,7 @@ def end_event(request: Request, outcome: Outcome) -> RequestEvent:
         time_s=time.time(),
         queue_ms=_ms(outcome.queue_s),
         ttft_ms=_ms(outcome.ttft_s),
+        itl_mean_ms=_ms(sum(gaps) / len(gaps) if gaps else None),
         itl_p50_ms=_ms(_median(gaps)),
         itl_max_ms=_ms(gaps[-1] if gaps else None),
         e2e_ms=_ms(outcome.e2e_s),

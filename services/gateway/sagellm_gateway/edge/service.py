@@ -202,6 +202,7 @@ class GatewayService:
             prefix_hash=prepared.prefix_hash,
             slo=request.slo,
             priority=request.priority,
+            cost_budget=request.cost_budget,
             user=request.user,
             session=request.session,
         )

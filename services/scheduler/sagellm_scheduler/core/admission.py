@@ -1,9 +1,11 @@
-"""What is refused at once: unknown models, prompts that no engine can hold, and more than the queue takes."""
+"""What is refused at once: what no engine can hold, more than the queue takes, and what would come too late or cost
+too much."""
 
 from sagellm_common.contracts.scheduling import Submit
 from sagellm_common.errors import InvalidArgument, NotFound, ResourceExhausted, SageError
-from sagellm_scheduler.core.estimates import context_tokens
+from sagellm_scheduler.core.estimates import context_tokens, sensible_retry_s
 from sagellm_scheduler.core.fleet import Fleet
+from sagellm_scheduler.core.requests import Prospect
 
 
 def refusal(
@@ -26,3 +28,28 @@ def refusal(
     if submit.epoch == 0 and num_waiting >= max_queue:
         return ResourceExhausted(f"{num_waiting} requests are waiting, as many as allowed", retry_after_s=retry_after_s)
     return None
+
+
+def predicted_refusal(submit: Submit, prospect: Prospect | None, slack: float | None) -> SageError | None:
+    """Return why a new request would come too late or cost too much, or None.
+
+    Too late: the first token is expected more than `slack` times later than the request states, for the sake of
+    others; one that even an idle engine cannot answer in time is served as well as can be.
+    """
+    if prospect is None or submit.epoch > 0:
+        return None
+    if submit.cost_budget is not None and prospect.cost > submit.cost_budget:
+        return InvalidArgument(
+            f"the request is expected to cost {prospect.cost:.3g}, more than its cost_budget of {submit.cost_budget:g}",
+            param="cost_budget",
+        )
+    limit_ms = submit.slo.ttft_ms
+    if slack is None or limit_ms is None:
+        return None
+    limit_s = slack * limit_ms / 1e3
+    if prospect.ttft_s <= limit_s or prospect.alone_s > limit_s:
+        return None
+    return ResourceExhausted(
+        f"the first token is expected after {prospect.ttft_s:.2f} s, later than the {limit_ms / 1e3:g} s asked for",
+        retry_after_s=sensible_retry_s(prospect.ttft_s - limit_s),
+    )

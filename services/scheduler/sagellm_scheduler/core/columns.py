@@ -2,12 +2,16 @@
 
 import numpy as np
 
+from sagellm_scheduler.perf_model.forecast import Loads
+
 
 class Columns:
     """One slot per engine, shape [capacity] each; the arrays double when they are full.
 
     `seqs`/`max_seqs`: sequence slots taken and there. `tokens`/`total_tokens`: KV tokens spoken for and there.
     `max_context`: longest context an engine can hold. `is_spare`: used only where no other engine has room.
+    `price`: of a second.
+    `loads`: what predictions need.
     """
 
     def __init__(self, capacity: int = 16) -> None:
@@ -18,7 +22,9 @@ class Columns:
         self.tokens = np.zeros(capacity, np.float64)
         self.total_tokens = np.ones(capacity, np.float64)
         self.max_context = np.zeros(capacity, np.float64)
+        self.price = np.zeros(capacity, np.float64)
         self.last_turn = np.zeros(capacity, np.int64)
+        self.loads = Loads.zeros(capacity)
         self.hashes = np.zeros(capacity, np.uint64)
         self._free: list[int] = list(range(capacity - 1, -1, -1))
 
@@ -36,7 +42,8 @@ class Columns:
 
     def _double(self) -> None:
         capacity = len(self.ready)
-        for name in (name for name in vars(self) if not name.startswith("_")):
+        self.loads = self.loads.doubled()
+        for name in (name for name in vars(self) if not name.startswith("_") and name != "loads"):
             column = getattr(self, name)
             setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
         self._free.extend(range(2 * capacity - 1, capacity - 1, -1))

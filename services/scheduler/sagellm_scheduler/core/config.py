@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_scheduler.queueing.policy import QueuePolicy
 from sagellm_scheduler.routing.router import Router
 
@@ -12,7 +13,10 @@ class CoreConfig:
 
     `wall_offset_s` added to the core's clock gives seconds since the epoch, for the records. Metrics older than
     `stale_after_s` give way to our own accounting of what is in flight. A request for which no engine is ready waits
-    `no_engine_timeout_s` at most. An engine that is gone keeps its models known for `remember_engine_s`.
+    `no_engine_timeout_s` at most. An engine that is gone keeps its models known for `remember_engine_s`. `default_slo`
+    holds for what a request does not state. An engine is given no more than `backlog_s` seconds of prefill to come.
+    A request whose first token is expected more than `admission_slack` times later than it states is refused; None
+    refuses none.
     """
 
     scheduler_id: str
@@ -28,3 +32,6 @@ class CoreConfig:
     stale_after_s: float = 1.0
     reconcile_every_s: float = 10.0
     remember_engine_s: float = 60.0
+    default_slo: Slo = NO_SLO
+    backlog_s: float = 0.5
+    admission_slack: float | None = 1.0

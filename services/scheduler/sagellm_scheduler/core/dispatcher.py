@@ -7,13 +7,18 @@ from sagellm_common.errors import DeadlineExceeded, ResourceExhausted, SageError
 from sagellm_scheduler.core import records
 from sagellm_scheduler.core.actions import Action, Assign, Notify, PublishRecord
 from sagellm_scheduler.core.config import CoreConfig
-from sagellm_scheduler.core.estimates import AnswerLengths, ServiceRate, age_s, num_seqs
+from sagellm_scheduler.core.demand import Demand, effective
+from sagellm_scheduler.core.estimates import AnswerLengths, ServiceRate, age_s, context_tokens, num_seqs
 from sagellm_scheduler.core.fleet import Fleet
 from sagellm_scheduler.core.placement import Blocked, Placed, place
+from sagellm_scheduler.core.prospects import prospect
 from sagellm_scheduler.core.queues import Queues
-from sagellm_scheduler.core.requests import Ended, Request, RequestBook, State
+from sagellm_scheduler.core.requests import Ended, Prospect, Request, RequestBook, State
 from sagellm_scheduler.core.reservations import Reservation
 from sagellm_scheduler.core.timers import Limit, Timers
+
+LEAST_TOKENS = 8
+"""Answers with fewer tell little about the time per token."""
 
 
 class Dispatcher:
@@ -43,7 +48,8 @@ class Dispatcher:
         self._count += 1
         arrival = now - age_s(submit)
         queued_at = arrival if submit.epoch == 0 else now
-        request = Request(submit, arrival, queued_at, self._count, is_partial=is_partial)
+        slo = effective(submit.slo, self.config.default_slo)
+        request = Request(submit, arrival, queued_at, self._count, is_partial=is_partial, slo=slo)
         if former is not None:
             request.decisions, request.is_partial = former.decisions, former.is_partial
         self.book.open(request)
@@ -52,6 +58,8 @@ class Dispatcher:
     def enqueue(self, request: Request, now: float) -> None:
         """Let a request wait for an engine; it is placed by the next `dispatch`."""
         request.position = self.queues.num_waiting(request.submit.model)
+        if request.prospect is None:
+            request.prospect = self.prospect(request.submit, now)
         self.queues.put(request)
         self._timers.set(max(now, request.queued_at + self.config.max_queue_time_s), Limit.QUEUE_TIME, request)
         deadline_ms = request.submit.slo.deadline_ms
@@ -63,16 +71,40 @@ class Dispatcher:
     def dispatch(self, model: str, now: float) -> None:
         """Place requests of a model in the order of the queue, until the queue is empty or its head has no room."""
         while (request := self.queues.head(model)) is not None:
-            tokens = self._lengths.kv_tokens(request.submit)
-            placed = place(request.submit, tokens, self.fleet, self.router)
+            demand = self.demand(request.submit, now - request.arrival)
+            placed = place(demand, self.fleet, self.router, backlog_s=self.config.backlog_s, now=now)
             if placed is Blocked.BUSY:
                 request.parked_since = None
                 return
             if isinstance(placed, Placed):
-                self.queues.take_out(request)
-                self._assign(request, placed, tokens, now)
+                self.queues.serve(request)
+                self._assign(request, placed, now)
             else:
                 self._park(request, now)
+
+    def demand(self, submit: Submit, waited_s: float) -> Demand:
+        """Return what a request asks of an engine if it is placed after so long."""
+        return Demand(
+            submit,
+            kv_tokens=self._lengths.kv_tokens(submit),
+            answer=self._lengths.answer(submit),
+            waited_s=waited_s,
+            slo=effective(submit.slo, self.config.default_slo),
+        )
+
+    def prospect(self, submit: Submit, now: float) -> Prospect | None:
+        """Return what a request has to expect that joins the queue now; None if no engine could take it."""
+        waiting = self.queues.num_waiting(submit.model)
+        return prospect(
+            self.demand(submit, age_s(submit)),
+            self.fleet,
+            tokens_before=self.queues.tokens_waiting(submit.model),
+            slots_wait_s=self.rate.wait_s(waiting + 1, now),
+        )
+
+    def review(self, now: float) -> None:
+        """Let the queue policy look at the load."""
+        self.queues.review(self.rate.wait_s(len(self.queues), now) if len(self.queues) else 0.0, now)
 
     def dispatch_all(self, now: float) -> None:
         """Try every queue."""
@@ -85,7 +117,7 @@ class Dispatcher:
             request.parked_since = now
             self._timers.set(now + self.config.no_engine_timeout_s, Limit.NO_ENGINE, request)
 
-    def _assign(self, request: Request, placed: Placed, tokens: int, now: float) -> None:
+    def _assign(self, request: Request, placed: Placed, now: float) -> None:
         engine = placed.engine
         assignment = Assignment(
             request_id=request.request_id,
@@ -96,7 +128,8 @@ class Dispatcher:
             number=self.fleet.take_turn(engine),
             dispatch_timeout_ms=self.config.dispatch_timeout_s * 1e3,
         )
-        self.settle(request, assignment, now, tokens)
+        request.expected = placed.expected
+        self.settle(request, assignment, now)
         self.rate.served(now)
         self._note(request, placed, assignment, now)
         model, gateway_id = request.submit.model, request.submit.gateway_id
@@ -112,13 +145,13 @@ class Dispatcher:
                 self.config,
                 leader_epoch=self.leader_epoch,
                 number=assignment.number,
-                queue_policy=self.queues.policy.name,
+                queue_policy=self.queues.describe(),
                 router=self.router.name,
                 now=now,
             ),
         ]
 
-    def settle(self, request: Request, assignment: Assignment, now: float, tokens: int | None = None) -> None:
+    def settle(self, request: Request, assignment: Assignment, now: float) -> None:
         """Count a request as running where it was assigned, by us or by an earlier leader."""
         request.assignment, request.state = assignment, State.ASSIGNED
         engine = self.fleet.get(assignment.engine_id)
@@ -128,8 +161,9 @@ class Dispatcher:
             request_id=request.request_id,
             mark=(assignment.leader_epoch, assignment.number),
             seqs=num_seqs(request.submit),
-            tokens=self._lengths.kv_tokens(request.submit) if tokens is None else tokens,
+            tokens=self._lengths.kv_tokens(request.submit),
             expires_at=now + self.config.dispatch_timeout_s,
+            prefill=context_tokens(request.submit),
         )
         self.fleet.reserve(engine, reservation)
 
@@ -162,7 +196,20 @@ class Dispatcher:
         if event.phase == "finished" and event.completion_tokens is not None:
             choices = num_seqs(request.submit)
             self._lengths.observe(request.submit.model, event.completion_tokens // choices)
+            self._compare(request, event)
         self.actions.append(PublishRecord(records.ended_record(request, event), merge=request.is_partial))
+
+    def _compare(self, request: Request, event: RequestEvent) -> None:
+        """Learn how the prediction came out, unless the stream has moved since or an earlier leader placed it."""
+        expected = request.expected
+        if expected is None or len(request.decisions) != 1 or request.is_partial:
+            return
+        performance = self.fleet.performance
+        if event.ttft_ms is not None:
+            measured_s = request.arrival + event.ttft_ms / 1e3 - expected.at
+            performance.first_token_came(expected.kind, expected.raw_first_s, measured_s)
+        if event.itl_mean_ms is not None and (event.completion_tokens or 0) >= LEAST_TOKENS:
+            performance.tokens_came(expected.kind, expected.raw_per_s, event.itl_mean_ms / 1e3)
 
     def drop(self, request: Request) -> None:
         """Forget a request that its gateway does not have open, or whose gateway is gone; it may come again."""

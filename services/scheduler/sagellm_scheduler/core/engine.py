@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.reports import EngineReport, Gauges
 from sagellm_scheduler.core.reservations import Mark, Reservations
+from sagellm_scheduler.perf_model.engine_times import EngineTimes
 
 NOTHING_SEEN: Mark = ((0, 0), 0)
 
@@ -19,6 +20,7 @@ class Engine:
 
     registration: EngineRegistration
     slot: int
+    times: EngineTimes
     is_registered: bool = True
     is_lost: bool = False
     is_stale: bool = True
@@ -78,6 +80,26 @@ class Engine:
         used_pages = gauges.pages_total - gauges.pages_free - gauges.pages_cached
         used = used_pages * self.registration.page_size + gauges.waiting_tokens
         return max(used + self.reservations.unseen_tokens, self.reservations.tokens)
+
+    def decoding(self) -> int:
+        """Sequences that take a step each; all that are in flight, if the report is stale."""
+        gauges = self._gauges()
+        return self.reservations.seqs if gauges is None else gauges.running - gauges.prefilling
+
+    def context(self) -> int:
+        """Tokens of the contexts of all its sequences."""
+        gauges = self._gauges()
+        if gauges is None:
+            return self.reservations.tokens
+        return gauges.running_tokens + gauges.waiting_tokens + self.reservations.unseen_prefill
+
+    def backlog(self) -> tuple[int, int]:
+        """Prefill tokens that it has still to compute, and of how many prompts."""
+        gauges, reserved = self._gauges(), self.reservations
+        if gauges is None:
+            return reserved.unseen_prefill, reserved.unseen_seqs
+        tokens = gauges.waiting_tokens + gauges.prefill_tokens + reserved.unseen_prefill
+        return tokens, gauges.waiting + gauges.prefilling + reserved.unseen_seqs
 
     def has_room(self) -> bool:
         """Whether a sequence slot is free."""

@@ -27,6 +27,12 @@ def age_s(submit: Submit) -> float:
     return submit.age_ms / 1e3 if 0.0 <= submit.age_ms < MAX_AGE_MS else 0.0
 
 
+def sensible_retry_s(wait_s: float) -> float:
+    """Return when to try again, in seconds: neither at once nor in an hour."""
+    low, high = RETRY_RANGE_S
+    return round(min(high, max(low, wait_s)), 3)
+
+
 class AnswerLengths:
     """Expected tokens of an answer per model: a moving average of the answers seen."""
 
@@ -38,10 +44,13 @@ class AnswerLengths:
         mean = self._mean.get(model, FIRST_GUESS_TOKENS)
         self._mean[model] = mean + WEIGHT_OF_NEWEST * (completion_tokens - mean)
 
+    def answer(self, submit: Submit) -> float:
+        """Return the tokens that an answer is expected to have."""
+        return max(1.0, min(submit.max_tokens, self._mean.get(submit.model, FIRST_GUESS_TOKENS)))
+
     def kv_tokens(self, submit: Submit) -> int:
         """Return the KV tokens that a request is expected to need: its prompt once, an answer per choice."""
-        answer = min(submit.max_tokens, self._mean.get(submit.model, FIRST_GUESS_TOKENS))
-        return context_tokens(submit) + int(num_seqs(submit) * max(1.0, answer))
+        return context_tokens(submit) + int(num_seqs(submit) * self.answer(submit))
 
 
 class ServiceRate:
@@ -62,8 +71,11 @@ class ServiceRate:
             return None
         return len(self._served) / max(now - self._served[0], 1e-3)
 
+    def wait_s(self, waiting: int, now: float) -> float:
+        """Return when so many requests will have left the queue, in seconds; 1 if nothing is known."""
+        rate = self.per_second(now)
+        return 1.0 if rate is None else waiting / rate
+
     def retry_after_s(self, waiting: int, now: float) -> float:
         """Return when a place in a queue of this length may be expected, in seconds; 1 if nothing is known."""
-        rate = self.per_second(now)
-        low, high = RETRY_RANGE_S
-        return 1.0 if rate is None else round(min(high, max(low, waiting / rate)), 3)
+        return sensible_retry_s(self.wait_s(waiting, now))

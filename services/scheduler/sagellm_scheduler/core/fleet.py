@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagellm_common.contracts.engines import EngineRegistration
-from sagellm_common.contracts.reports import EngineReport
+from sagellm_common.contracts.reports import EngineReport, StepSample
 from sagellm_scheduler.core.columns import Columns
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.reservations import Reservation, Reservations
+from sagellm_scheduler.perf_model.model import PerformanceModel
 from sagellm_scheduler.routing.rendezvous import stable_hash
 
 Slots = NDArray[np.intp]
@@ -22,6 +23,7 @@ class Fleet:
     def __init__(self, config: CoreConfig) -> None:
         self._config = config
         self.columns = Columns()
+        self.performance = PerformanceModel()
         self._engines: dict[str, Engine] = {}
         self._by_slot: dict[int, Engine] = {}
         self._slots: dict[str, Slots] = {}
@@ -67,7 +69,7 @@ class Fleet:
         if former is not None:
             self._remove(former)
         if known is None or former is not None:
-            self._add(Engine(registration, self.columns.take(), since=now))
+            self._add(self._made(registration, now))
         else:
             known.registration, known.is_registered = registration, True
             self.refresh(known)
@@ -92,6 +94,7 @@ class Fleet:
         if len(report.leader_epoch) == 2:
             engine.seen = ((report.leader_epoch[0], report.leader_epoch[1]), report.last_assignment)
             engine.reservations.acknowledge(engine.seen)
+        engine.times.observe(report.steps, now)
         self.refresh(engine)
         return engine
 
@@ -167,11 +170,30 @@ class Fleet:
         columns.max_seqs[slot] = max(1, engine.registration.max_num_seqs)
         columns.total_tokens[slot] = max(1, engine.total_tokens)
         columns.max_context[slot] = engine.max_context
+        columns.price[slot] = engine.registration.price_per_hour / 3600.0
         columns.is_spare[slot] = engine.registration.role == "prefill"
+        self._refresh_loads(engine)
+
+    def _refresh_loads(self, engine: Engine) -> None:
+        loads, slot = self.columns.loads, engine.slot
+        loads.coefficients[slot] = engine.times.coefficients
+        loads.knee[slot] = engine.times.knee
+        loads.decoding[slot] = engine.decoding()
+        loads.sequences[slot] = self.columns.seqs[slot]
+        loads.context[slot] = engine.context()
+        loads.backlog[slot], loads.prompts[slot] = engine.backlog()
+        loads.budget[slot] = engine.registration.max_batch_tokens
+        loads.prefill_share[slot] = engine.times.prefill_share
+
+    def _made(self, registration: EngineRegistration, now: float) -> Engine:
+        times = self.performance.engine(registration.kind)
+        times.benchmarked([StepSample(*step) for step in registration.benchmark])
+        return Engine(registration, self.columns.take(), times, since=now)
 
     def _add(self, engine: Engine) -> None:
         self._engines[engine.engine_id] = self._by_slot[engine.slot] = engine
         self.columns.hashes[engine.slot] = np.uint64(stable_hash(engine.engine_id))
+        self.columns.loads.kind[engine.slot] = self.performance.number(engine.registration.kind)
         self.refresh(engine)
 
     def _remove(self, engine: Engine) -> None:

@@ -9,7 +9,7 @@ from sagellm_common.contracts.scheduling import Notice, OpenRequest, Submit, Sub
 from sagellm_common.errors import Cancelled, InvalidArgument, SageError, Unavailable
 from sagellm_scheduler.core import events, records
 from sagellm_scheduler.core.actions import Action, AskGateway, Notify, PublishRecord, Reply
-from sagellm_scheduler.core.admission import refusal
+from sagellm_scheduler.core.admission import predicted_refusal, refusal
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.dispatcher import Dispatcher
 from sagellm_scheduler.core.engine import Engine
@@ -103,12 +103,16 @@ class SchedulerCore:
             max_queue=self.config.max_queue,
             retry_after_s=self.dispatcher.rate.retry_after_s(waiting, now),
         )
+        prospect = None if error is not None else self.dispatcher.prospect(submit, now)
+        error = error or predicted_refusal(submit, prospect, self.config.admission_slack)
         if error is not None:
             self._refuse(submit, known, error, now)
             return
         request = self.dispatcher.open(submit, now, former=known, is_partial=submit.epoch > 0)
+        request.prospect = prospect
         self.dispatcher.enqueue(request, now)
-        reply = SubmitReply(status="queued", position=request.position)
+        predicted_ms = None if prospect is None else round(prospect.ttft_s * 1e3, 3)
+        reply = SubmitReply(status="queued", position=request.position, predicted_ttft_ms=predicted_ms)
         self._act(Reply(submit.request_id, submit.epoch, reply, is_new=True))
         self.dispatcher.dispatch(submit.model, now)
 
@@ -265,6 +269,7 @@ class SchedulerCore:
         self.fleet.age(now)
         if self.is_leader:
             self.dispatcher.expire(now)
+            self.dispatcher.review(now)
             self._reconcile(now)
             self.dispatcher.dispatch_all(now)
 

@@ -8,9 +8,13 @@ from numpy.typing import NDArray
 
 from sagellm_common.contracts.decisions import Candidate
 from sagellm_common.contracts.scheduling import Submit
+from sagellm_scheduler.core.demand import Demand, forecast, missed
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.estimates import context_tokens
 from sagellm_scheduler.core.fleet import Fleet, Slots
+from sagellm_scheduler.core.requests import Expected
+from sagellm_scheduler.perf_model.forecast import first_token_s
+from sagellm_scheduler.perf_model.model import Forecast
 from sagellm_scheduler.routing.router import Candidates, Choice, Router
 
 Mask = NDArray[np.bool_]
@@ -26,10 +30,11 @@ class Blocked(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The chosen engine, why, and what it was compared with."""
+    """The chosen engine, why, what is expected there, and what it was compared with."""
 
     engine: Engine
     reason: str
+    expected: Expected
     candidates: list[Candidate]
 
 
@@ -41,15 +46,20 @@ class _Views:
     able: Mask
     room: Mask
     load: NDArray[np.float64]
+    expected: Forecast
+    waited_s: float
 
 
-def place(submit: Submit, kv_tokens: int, fleet: Fleet, router: Router) -> Placed | Blocked:
+def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float, now: float) -> Placed | Blocked:
     """Choose an engine by the router among those that are able and have room; roles and failures only narrow them.
 
     Able: serves the model, is ready, holds the context, and has not failed this request (unless all others have
-    too). Engines of the prefill role run whole requests only where no other has room.
+    too). Room: a sequence slot and KV pages are free, and what is still to be prefilled there takes less than
+    `backlog_s`, so that what waits is ordered here. Engines of the prefill role run whole requests only where no other
+    has room.
     """
-    views = _views(submit, kv_tokens, fleet)
+    submit = demand.submit
+    views = _views(demand, fleet, backlog_s)
     if not views.able.any():
         return Blocked.NO_ENGINE
     open_ = _narrow(views.room, ~fleet.columns.is_spare[views.slots])
@@ -58,13 +68,33 @@ def place(submit: Submit, kv_tokens: int, fleet: Fleet, router: Router) -> Place
     chosen = np.flatnonzero(open_)
     slots = views.slots[chosen]
     offered = Candidates(
-        _Ids(fleet, slots), views.load[chosen], fleet.columns.last_turn[slots], fleet.columns.hashes[slots]
+        _Ids(fleet, slots),
+        views.load[chosen],
+        fleet.columns.last_turn[slots],
+        fleet.columns.hashes[slots],
+        ttft_s=demand.waited_s + views.expected.first_s[chosen],
+        itl_s=views.expected.per_s[chosen],
+        cached=np.zeros(len(chosen)),
+        missed=missed(views.expected, demand)[chosen],
+        added_s=views.expected.added_s[chosen],
     )
     choice = _choose(submit, offered, router)
     picked = int(chosen[choice.index])
     engine = fleet.at(int(views.slots[picked]))
     reason = f"{router.name}: {choice.reason}{_caveat(submit, engine)}"
-    return Placed(engine, reason, _listed(submit, fleet, views, picked))
+    return Placed(engine, reason, _expected(views.expected, picked, engine, now), _listed(submit, fleet, views, picked))
+
+
+def _expected(expected: Forecast, index: int, engine: Engine, now: float) -> Expected:
+    return Expected(
+        at=now,
+        kind=engine.registration.kind,
+        first_s=float(expected.first_s[index]),
+        per_s=float(expected.per_s[index]),
+        raw_first_s=float(expected.raw_first_s[index]),
+        raw_per_s=float(expected.raw_per_s[index]),
+        alone_s=float(expected.alone_s[index]),
+    )
 
 
 def _choose(submit: Submit, offered: Candidates, router: Router) -> Choice:
@@ -79,16 +109,20 @@ def _choose(submit: Submit, offered: Candidates, router: Router) -> Choice:
     return Choice(offered.least_loaded(), f"the router {fault}; least loaded instead")
 
 
-def _views(submit: Submit, kv_tokens: int, fleet: Fleet) -> _Views:
-    columns, slots = fleet.columns, fleet.slots(submit.model)
+def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views:
+    submit, columns = demand.submit, fleet.columns
+    slots = fleet.slots(submit.model)
+    loads = columns.loads.at(slots)
     seqs, max_seqs = columns.seqs[slots], columns.max_seqs[slots]
     tokens, total = columns.tokens[slots], columns.total_tokens[slots]
     able = columns.ready[slots] & (columns.max_context[slots] > context_tokens(submit))
     if submit.failed_engines:
         failed = [engine.slot for name in submit.failed_engines if (engine := fleet.get(name))]
         able = _narrow(able, ~np.isin(slots, failed))
-    room = able & (seqs < max_seqs) & ((tokens + kv_tokens <= total) | (seqs == 0))
-    return _Views(slots, able, room, seqs / max_seqs + tokens / total)
+    room = able & (seqs < max_seqs) & ((tokens + demand.kv_tokens <= total) | (seqs == 0))
+    room &= (loads.backlog == 0) | (first_token_s(loads, np.zeros(len(slots)), 0.0) < backlog_s)
+    expected = forecast(fleet.performance, loads, demand)
+    return _Views(slots, able, room, seqs / max_seqs + tokens / total, expected, demand.waited_s)
 
 
 def _narrow(mask: Mask, preferred: Mask) -> Mask:
@@ -135,8 +169,14 @@ def _candidate(submit: Submit, engine: Engine, load: float, views: _Views, index
         running=gauges.running if gauges else 0,
         waiting=gauges.waiting if gauges else 0,
         reserved=engine.reservations.seqs if engine.is_stale else engine.reservations.unseen_seqs,
+        predicted_ttft_ms=_ms(views.waited_s + views.expected.first_s[index]),
+        predicted_itl_ms=_ms(views.expected.per_s[index]),
         excluded=None if views.room[index] else _why_excluded(submit, engine, bool(views.able[index])),
     )
+
+
+def _ms(seconds: float) -> float:
+    return round(float(seconds) * 1e3, 3)
 
 
 def _why_excluded(submit: Submit, engine: Engine, is_able: bool) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sagellm_scheduler.core.requests import Request, State
-from sagellm_scheduler.queueing.policy import QueuePolicy
+from sagellm_scheduler.queueing.policy import QueuePolicy, Reviewed
 from sagellm_scheduler.queueing.queue import RequestQueue
 
 
@@ -18,12 +18,22 @@ class Queues:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values())) + sum(map(len, self._parked.values()))
 
+    def describe(self) -> str:
+        """The policy's name, and why it orders as it does if it says so."""
+        reason = getattr(self.policy, "reason", None)
+        return f"{self.policy.name}: {reason}" if reason else self.policy.name
+
     def models(self) -> list[str]:
         """Models for which something is queued."""
         return [model for model, queue in self._queues.items() if queue]
 
     def num_waiting(self, model: str) -> int:
         return len(self._queues.get(model, ())) + len(self._parked.get(model, ()))
+
+    def tokens_waiting(self, model: str) -> int:
+        """Prompt tokens of the requests that are queued for a model."""
+        queue = self._queues.get(model)
+        return queue.tokens if queue is not None else 0
 
     def put(self, request: Request) -> None:
         """Queue a request under its policy's key."""
@@ -45,6 +55,19 @@ class Queues:
         if queue is not None and not queue:
             del self._queues[model]
         return found
+
+    def serve(self, request: Request) -> None:
+        """Remove the head of a queue, because it has been placed."""
+        queue = self._queues[request.submit.model]
+        queue.serve(request)
+        if not queue:
+            del self._queues[request.submit.model]
+
+    def review(self, wait_s: float, now: float) -> None:
+        """Let the policy look at the load; if it wants another order, order all queues anew."""
+        waiting = sum(map(len, self._queues.values()))
+        if isinstance(self.policy, Reviewed) and self.policy.review(waiting, wait_s, now):
+            self.change_policy(self.policy)
 
     def park(self, request: Request) -> None:
         """Set the head of a queue aside."""

@@ -1,9 +1,12 @@
 """Decision records: built when a request is placed, completed when it has ended."""
 
+from typing import Literal
+
 from sagellm_common.contracts.base import LeaderEpoch
-from sagellm_common.contracts.decisions import Decision, DecisionRecord
+from sagellm_common.contracts.decisions import Cause, Decision, DecisionRecord
 from sagellm_common.contracts.events import RequestEvent
 from sagellm_common.contracts.scheduling import Submit
+from sagellm_common.contracts.slo import Slo
 from sagellm_common.errors import SageError
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.placement import Placed
@@ -35,6 +38,8 @@ def decision(
         chosen=placed.engine.engine_id,
         reason=placed.reason,
         number=number,
+        predicted_ttft_ms=round((placed.expected.first_s + now - request.arrival) * 1e3, 3),
+        predicted_itl_ms=round(placed.expected.per_s * 1e3, 3),
     )
 
 
@@ -45,15 +50,59 @@ def open_record(request: Request) -> DecisionRecord:
 
 def ended_record(request: Request, event: RequestEvent) -> DecisionRecord:
     """The record of a request that its gateway has closed, with the figures that the gateway measured."""
+    missed = missed_slo(event, request.slo)
     return _record(request.submit, request.decisions).model_copy(
         update={
+            "slo": request.slo,
             "outcome": event.phase,
             "ttft_ms": event.ttft_ms,
+            "itl_ms": event.itl_mean_ms,
             "e2e_ms": event.e2e_ms,
             "completion_tokens": event.completion_tokens,
             "error": event.error,
+            "missed": missed,
+            "cause": None if missed is None else cause_of(request, event, missed),
+            **_errors(request, event),
         }
     )
+
+
+def missed_slo(event: RequestEvent, slo: Slo) -> Literal["ttft", "itl", "deadline"] | None:
+    """Return which of its SLOs a request has missed first, if any; the inter-token time counts in the mean."""
+    if _exceeds(event.ttft_ms, slo.ttft_ms):
+        return "ttft"
+    if _exceeds(event.itl_mean_ms, slo.itl_ms):
+        return "itl"
+    return "deadline" if _exceeds(event.e2e_ms, slo.deadline_ms) else None
+
+
+def cause_of(request: Request, event: RequestEvent, missed: str) -> Cause:
+    """Return what took the time: a lost engine; else, for the first token, whether it was more the waiting, here or
+    on the engine, or the prompt itself; for the tokens after it, those that run beside."""
+    if len(request.decisions) > 1 or event.epoch > 0:
+        return "engine loss"
+    if missed == "itl":
+        return "decode interference"
+    alone_ms = request.expected.alone_s * 1e3 if request.expected is not None else 0.0
+    if missed == "deadline" and (event.ttft_ms or 0.0) < (event.e2e_ms or 0.0) / 2:
+        return "decode interference"
+    return "prefill" if alone_ms > (event.ttft_ms or 0.0) / 2 else "queue"
+
+
+def _errors(request: Request, event: RequestEvent) -> dict[str, float]:
+    """Relative errors of the predictions of the last placement."""
+    errors = {}
+    expected = request.expected
+    if expected is not None and event.ttft_ms:
+        promised_ms = (expected.at - request.arrival + expected.first_s) * 1e3
+        errors["ttft_error"] = round(1.0 - promised_ms / event.ttft_ms, 4)
+    if expected is not None and event.itl_mean_ms:
+        errors["itl_error"] = round(1.0 - expected.per_s * 1e3 / event.itl_mean_ms, 4)
+    return errors
+
+
+def _exceeds(measured_ms: float | None, limit_ms: float | None) -> bool:
+    return measured_ms is not None and limit_ms is not None and measured_ms > limit_ms
 
 
 def rejected_record(submit: Submit, decisions: list[Decision], error: SageError) -> DecisionRecord:
@@ -69,4 +118,5 @@ def _record(submit: Submit, decisions: list[Decision]) -> DecisionRecord:
         max_tokens=submit.max_tokens,
         priority=int(submit.priority),
         decisions=list(decisions),
+        slo=submit.slo,
     )

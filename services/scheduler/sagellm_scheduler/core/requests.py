@@ -7,6 +7,7 @@ from enum import Enum
 
 from sagellm_common.contracts.decisions import Decision
 from sagellm_common.contracts.scheduling import Assignment, Submit
+from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_common.errors import SageError
 
 
@@ -19,13 +20,47 @@ class State(Enum):
     CLOSED = "is over, or a newer epoch has taken its place"
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What was predicted when a request was placed, `at` on the scheduler's clock, on an engine of `kind`; seconds.
+
+    `first_s`: from then to the first token, `per_s` from token to token; the `raw` ones are what the step times alone
+    said. `alone_s`: to the first token on the same engine, had it been idle.
+    """
+
+    at: float
+    kind: str
+    first_s: float
+    per_s: float
+    raw_first_s: float
+    raw_per_s: float
+    alone_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a request that joins the queue has to expect; seconds.
+
+    `wait_s`: in the queue. `ttft_s`: from the gateway's acceptance to the first token. `alone_s` and `total_s`: from
+    its placement to the first and to the last token, on the quickest engine, if nothing else ran there. `cost`: of
+    the cheapest engine's time, in the currency of its price.
+    """
+
+    wait_s: float
+    ttft_s: float
+    alone_s: float
+    total_s: float
+    cost: float
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One open request in its newest epoch. Times are seconds on the scheduler's clock.
 
     `arrival` is when its gateway accepted it; `seq` breaks ties in the order of submission. `is_partial` says that
     an earlier leader may have kept decisions about it in the stream. `parked_since` is when it was found that no
-    engine that could run it is ready; None while one is.
+    engine that could run it is ready; None while one is. `slo` is what holds for it, `prospect` what was
+    to be expected when it was queued, `expected` what its last placement promised.
     """
 
     submit: Submit
@@ -38,6 +73,9 @@ class Request:
     assignment: Assignment | None = None
     decisions: list[Decision] = field(default_factory=list)
     is_partial: bool = False
+    slo: Slo = NO_SLO
+    prospect: Prospect | None = None
+    expected: Expected | None = None
 
     @property
     def request_id(self) -> str:

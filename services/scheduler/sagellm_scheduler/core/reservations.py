@@ -10,13 +10,15 @@ Mark = tuple[LeaderEpoch, int]
 
 @dataclass(slots=True)
 class Reservation:
-    """What one assigned request is expected to take: sequence slots, and KV tokens for prompt and answer."""
+    """What one assigned request is expected to take: sequence slots, KV tokens for prompt and answer, and the tokens
+    of its prompt that have to be computed."""
 
     request_id: str
     mark: Mark
     seqs: int
     tokens: int
     expires_at: float
+    prefill: int = 0
 
 
 class Reservations:
@@ -28,7 +30,7 @@ class Reservations:
     def __init__(self) -> None:
         self._in_flight: dict[str, Reservation] = {}
         self._unseen: dict[str, Reservation] = {}
-        self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = 0
+        self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = self.unseen_prefill = 0
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -43,6 +45,7 @@ class Reservations:
             self._unseen[reservation.request_id] = reservation
             self.unseen_seqs += reservation.seqs
             self.unseen_tokens += reservation.tokens
+            self.unseen_prefill += reservation.prefill
 
     def release(self, request_id: str) -> None:
         """Free what a request has reserved, if anything."""
@@ -73,3 +76,4 @@ class Reservations:
         if reservation is not None:
             self.unseen_seqs -= reservation.seqs
             self.unseen_tokens -= reservation.tokens
+            self.unseen_prefill -= reservation.prefill

@@ -24,19 +24,32 @@ class Candidates:
 
     `load` is the share of sequence slots plus the share of KV tokens that is taken, 0 to about 2. `last_turn` grows
     with each assignment of an engine, 0 if it has had none. `hashes` are stable 64-bit hashes of the engine ids.
+
+    What the performance model expects: `ttft_s` from the gateway's acceptance to the first token, `itl_s` mean from
+    token to token, `cached` tokens of the prompt in the engine's cache, `missed` how many SLOs will be missed for it,
+    its own and those of the requests that run there, `added_s` by how much all their times together grow.
     """
 
     engine_ids: Ids
     load: NDArray[np.float64]
     last_turn: NDArray[np.int64]
     hashes: NDArray[np.uint64]
+    ttft_s: NDArray[np.float64]
+    itl_s: NDArray[np.float64]
+    cached: NDArray[np.float64]
+    missed: NDArray[np.float64]
+    added_s: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.load)
 
     def least_loaded(self) -> int:
         """Index of the smallest load; among equals the one that has waited longest for a request."""
-        ties = np.flatnonzero(self.load <= self.load.min() + 1e-9)
+        return self.least(self.load)
+
+    def least(self, figures: NDArray[np.float64]) -> int:
+        """Index of the smallest figure; among equals the engine that has waited longest for a request."""
+        ties = np.flatnonzero(figures <= figures.min() + 1e-9)
         return int(ties[np.argmin(self.last_turn[ties])])
 
 
@@ -66,5 +79,6 @@ ROUTERS: Registry[Router] = Registry(
         "random": "sagellm_scheduler.routing.random_choice:RandomChoice",
         "affinity": "sagellm_scheduler.routing.affinity:Affinity",
         "locality": "sagellm_scheduler.routing.locality:Locality",
+        "predictive": "sagellm_scheduler.routing.predictive:Predictive",
     },
 )

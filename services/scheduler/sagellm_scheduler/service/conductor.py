@@ -9,6 +9,7 @@ import structlog
 from sagellm_common.bus import Bus, Received
 from sagellm_common.contracts.events import RequestEvent
 from sagellm_common.contracts.scheduling import Submit, SubmitReply
+from sagellm_common.contracts.slo import Slo
 from sagellm_common.errors import Internal, SageError
 from sagellm_scheduler.core import events
 from sagellm_scheduler.core.actions import Action, AskGateway, Assign, Notify, PublishRecord, Reply
@@ -49,6 +50,9 @@ class Conductor:
                 max_queue=settings.max_queue,
                 max_queue_time_s=settings.max_queue_time_s,
                 engine_timeout_s=settings.engine_timeout_s,
+                default_slo=Slo(ttft_ms=settings.slo_ttft_ms, itl_ms=settings.slo_itl_ms),
+                backlog_s=settings.backlog_s,
+                admission_slack=settings.admission_slack,
             )
         )
 

@@ -56,6 +56,11 @@ class GenerationFields(SamplingOptions):
     return_token_ids: bool = Field(default=False, description="add `token_ids` to each choice")
     slo: Slo = Field(default=Slo(), description="also as headers: x-slo-ttft-ms, x-slo-itl-ms, x-slo-deadline-ms")
     priority: Priority = Field(default=Priority.NORMAL, description="0 critical, 1 high, 2 normal, 3 low")
+    cost_budget: float | None = Field(
+        default=None,
+        gt=0,
+        description="most that it may cost, in the currency of the engines' prices; refused if it would be more",
+    )
     session: str | None = Field(default=None, max_length=256, description="requests of a session go to one engine")
     client_request_id: str | None = Field(default=None, max_length=256, description="also as x-client-request-id")
 

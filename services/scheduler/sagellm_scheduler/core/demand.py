@@ -1,0 +1,55 @@
+"""What a request asks for when it is placed, and what each engine would make of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagellm_common.contracts.scheduling import Submit
+from sagellm_common.contracts.slo import Slo
+from sagellm_scheduler.core.estimates import context_tokens
+from sagellm_scheduler.perf_model.forecast import Loads
+from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
+
+Figures = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A request that is to be placed: its KV tokens and answer as expected, how long it has waited, its SLO."""
+
+    submit: Submit
+    kv_tokens: int
+    answer: float
+    waited_s: float
+    slo: Slo
+
+
+def effective(stated: Slo, default: Slo) -> Slo:
+    """Return the SLO that holds: what a request does not state is the default's."""
+    return Slo(
+        ttft_ms=stated.ttft_ms or default.ttft_ms,
+        itl_ms=stated.itl_ms or default.itl_ms,
+        deadline_ms=stated.deadline_ms or default.deadline_ms,
+    )
+
+
+def forecast(performance: PerformanceModel, loads: Loads, demand: Demand) -> Forecast:
+    """Return what the request would see on each engine, shape [n]."""
+    work = Work(float(context_tokens(demand.submit)), demand.answer)
+    return performance.forecast(loads, work, np.zeros(len(loads.knee)))
+
+
+def missed(expected: Forecast, demand: Demand) -> Figures:
+    """Return how many SLOs are expected to be missed for the request on each engine, shape [n]."""
+    slo, waited_s = demand.slo, demand.waited_s
+    met = np.ones(len(expected.first_s))
+    others = np.zeros(len(met))
+    if slo.ttft_ms is not None:
+        met = met * expected.first_within(slo.ttft_ms / 1e3 - waited_s)
+    if slo.itl_ms is not None:
+        met = met * expected.per_within(slo.itl_ms / 1e3)
+        others = expected.others_harmed(slo.itl_ms / 1e3)
+    if slo.deadline_ms is not None:
+        met = met * expected.all_within(slo.deadline_ms / 1e3 - waited_s, demand.answer)
+    return 1.0 - met + others

@@ -1,0 +1,123 @@
+"""The performance model: one object that knows every engine's step times and how predictions come out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sagellm_scheduler.perf_model.calibration import Calibration
+from sagellm_scheduler.perf_model.engine_times import EngineTimes
+from sagellm_scheduler.perf_model.forecast import Loads, first_token_s, per_token_s, prefill_s
+from sagellm_scheduler.perf_model.kinds import KindTimes
+from sagellm_scheduler.perf_model.regression import Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request asks of an engine: tokens of its prompt, and of the answer that is expected."""
+
+    context: float
+    answer: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a request would see on each of n engines; shape [n] each, seconds.
+
+    `first_s`: from the assignment to the first token. `per_s`: mean from token to token. The spreads are standard
+    deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
+    come to together. `per_before_s`: what the others have from token to token without it. The `raw` ones are what the
+    step times alone say, to be compared with what comes. `alone_s`: to the first token if nothing else ran there.
+    """
+
+    first_s: Vector
+    first_spread: Vector
+    per_s: Vector
+    per_spread: Vector
+    per_before_s: Vector
+    added_s: Vector
+    others: Vector
+    raw_first_s: Vector
+    raw_per_s: Vector
+    alone_s: Vector
+
+    def first_within(self, limit_s: float) -> Vector:
+        """Probability [n] that the first token comes within so many seconds."""
+        return _within(self.first_s, self.first_spread, limit_s)
+
+    def per_within(self, limit_s: float) -> Vector:
+        """Probability [n] that the mean time per token is within so many seconds."""
+        return _within(self.per_s, self.per_spread, limit_s)
+
+    def all_within(self, limit_s: float, answer: float) -> Vector:
+        """Probability [n] that an answer of so many tokens is complete within so many seconds."""
+        return _within(self.first_s + answer * self.per_s, self.first_spread, limit_s)
+
+    def others_harmed(self, limit_s: float) -> Vector:
+        """How many of the others are expected to exceed the limit for the request's sake, shape [n]."""
+        before = _within(self.per_before_s, self.per_spread, limit_s)
+        return self.others * np.maximum(0.0, before - self.per_within(limit_s))
+
+
+class PerformanceModel:
+    """Engines of one kind share what is known of the kind: a new one starts with it."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._kinds: list[KindTimes] = []
+        self._first: list[Calibration] = []
+        self._per: list[Calibration] = []
+
+    def number(self, kind: str) -> int:
+        """Return the number of a kind, which is given when it is first asked for."""
+        number = self._numbers.setdefault(kind, len(self._kinds))
+        if number == len(self._kinds):
+            self._kinds.append(KindTimes())
+            self._first.append(Calibration())
+            self._per.append(Calibration())
+        return number
+
+    def engine(self, kind: str) -> EngineTimes:
+        """Return the step times of a new engine of a kind."""
+        return EngineTimes(self._kinds[self.number(kind)])
+
+    def first_token_came(self, kind: str, raw_s: float, measured_s: float) -> None:
+        """Learn how a prediction of the first token came out."""
+        self._first[self.number(kind)].observe(raw_s, measured_s)
+
+    def tokens_came(self, kind: str, raw_s: float, measured_s: float) -> None:
+        """Learn how a prediction of the time per token came out."""
+        self._per[self.number(kind)].observe(raw_s, measured_s)
+
+    def forecast(self, loads: Loads, work: Work, cached: Vector) -> Forecast:
+        """Return what a request would see on each engine, of which `cached` [n] tokens are in its cache."""
+        new = np.maximum(1.0, work.context - cached)
+        seen = work.context + work.answer / 2
+        raw_first = first_token_s(loads, new, work.context)
+        raw_per, raw_before = per_token_s(loads, 1.0, seen), per_token_s(loads, 0.0, 0.0)
+        first = np.array([calibration.line for calibration in self._first])[loads.kind]
+        per = np.array([calibration.line for calibration in self._per])[loads.kind]
+        first_s = first[:, 0] + first[:, 1] * raw_first
+        per_s = per[:, 0] + per[:, 1] * raw_per
+        per_before_s = per[:, 0] + per[:, 1] * raw_before
+        delay = loads.decoding * prefill_s(loads, new, work.context)
+        delay += loads.sequences * work.answer * np.maximum(0.0, per_s - per_before_s)
+        return Forecast(
+            first_s=first_s,
+            first_spread=first[:, 2],
+            per_s=per_s,
+            per_spread=per[:, 2],
+            per_before_s=per_before_s,
+            added_s=first_s + work.answer * per_s + delay,
+            others=loads.sequences,
+            raw_first_s=raw_first,
+            raw_per_s=raw_per,
+            alone_s=first[:, 0] + first[:, 1] * first_token_s(loads.idle(), new, work.context),
+        )
+
+
+def _within(expected_s: Vector, spread: Vector, limit_s: float) -> Vector:
+    """Probability of a log-normal quantity to be within a limit; the normal distribution by its logistic likeness."""
+    if limit_s <= 0.0:
+        return np.zeros_like(expected_s)
+    distance = np.log(limit_s / np.maximum(expected_s, 1e-9)) / spread
+    return 1.0 / (1.0 + np.exp(np.clip(-1.702 * distance, -50.0, 50.0)))

@@ -1,0 +1,35 @@
+"""The request that must start soonest goes first."""
+
+from sagellm_scheduler.core.requests import Request
+
+UNSTATED_S = 10.0
+GUARD_S = 30.0
+
+
+class SloAware:
+    """Least slack first: how long a request can still wait if its first token, or its last, is to come in time.
+
+    Both the time that a request may take and the time that it needs are known when it is queued, so that the order of
+    two requests never changes. A request that states nothing may wait ten seconds. Nobody's slack counts for more than
+    `guard_s`: whoever came that much earlier goes first, whatever is asked of the others.
+    """
+
+    name = "slo_aware"
+
+    def __init__(self, unstated_s: float = UNSTATED_S, guard_s: float = GUARD_S) -> None:
+        self.unstated_s, self.guard_s = unstated_s, guard_s
+
+    def key(self, request: Request) -> tuple[float, ...]:
+        return (request.arrival + slack_s(request, self.unstated_s, self.guard_s),)
+
+
+def slack_s(request: Request, unstated_s: float, guard_s: float) -> float:
+    """Return how long after its arrival a request may be placed, from 0 to `guard_s`."""
+    slo, prospect = request.slo, request.prospect
+    first_s, all_s = (prospect.alone_s, prospect.total_s) if prospect is not None else (0.0, 0.0)
+    limits = []
+    if slo.ttft_ms is not None:
+        limits.append(slo.ttft_ms / 1e3 - first_s)
+    if slo.deadline_ms is not None:
+        limits.append(slo.deadline_ms / 1e3 - all_s)
+    return min(guard_s, max(0.0, min(limits, default=unstated_s)))

@@ -1,0 +1,130 @@
+"""Forecasts against what an engine's core really does, in virtual time: time to the first token, time per token."""
+
+import numpy as np
+import pytest
+
+from sagellm_common.contracts.reports import StepSample
+from sagellm_engine.backends.mock import MockRunner
+from sagellm_engine.core.config import EngineConfig, MockConfig
+from sagellm_engine.core.engine import EngineCore
+from sagellm_scheduler.perf_model.engine_times import EngineTimes
+from sagellm_scheduler.perf_model.forecast import Loads, first_token_s, per_token_s
+from sagellm_scheduler.perf_model.kinds import KindTimes
+from support.engine import request
+
+BUDGET = 512
+TIMES = MockConfig(vocab_size=5000, step_base_ms=5.0, ms_per_prefill_token=0.2, ms_per_decode_seq=0.4)
+
+
+class Engine:
+    """An engine's core whose time passes as its time model says, observed by a performance model."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        config = EngineConfig(backend="mock", mock=TIMES, max_batch_tokens=BUDGET, prefix_cache=False)
+        self.core = EngineCore(config, MockRunner(config, sleep=self._pass), clock=lambda: self.now)
+        self.times = EngineTimes(KindTimes())
+        self.came: dict[str, list[float]] = {}
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+
+    def submit(self, name: str, prompt: int, answer: int) -> None:
+        self.core.submit(request(range(prompt), key=name, max_tokens=answer), self.now)
+
+    def step(self) -> None:
+        output = self.core.step(self.now)
+        for token in output.tokens:
+            self.came.setdefault(token.key[0], []).append(self.now)
+        report = output.report
+        sample = StepSample(
+            report.duration_s,
+            report.rows,
+            report.prefill_tokens,
+            report.decode_seqs,
+            report.context_tokens,
+            report.chunk_x_context,
+        )
+        self.times.observe([sample], self.now)
+
+    def loads(self) -> Loads:
+        gauges = self.core.gauges()
+        loads = Loads.zeros(1)
+        loads.coefficients[0] = self.times.coefficients
+        loads.knee[0] = self.times.knee
+        loads.decoding[0] = gauges.running - gauges.prefilling
+        loads.sequences[0] = gauges.running + gauges.waiting
+        loads.context[0] = gauges.running_tokens + gauges.waiting_tokens
+        loads.backlog[0] = gauges.waiting_tokens + gauges.prefill_tokens
+        loads.prompts[0] = gauges.waiting + gauges.prefilling
+        loads.budget[0] = BUDGET
+        loads.prefill_share[0] = self.times.prefill_share
+        return loads
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """An engine that has served requests of many sizes, idle."""
+    made = Engine()
+    for number in range(60):
+        made.submit(f"before-{number}", 20 + 37 * number % 900, 5 + number % 40)
+        for _ in range(6):
+            made.step()
+    while made.core.has_work():
+        made.step()
+    return made
+
+
+@pytest.mark.parametrize("decoding", [0, 10, 40])
+@pytest.mark.parametrize("ahead", [0, 1, 4])
+@pytest.mark.parametrize("prompt", [30, 400, 2000])
+def test_the_first_token_comes_when_it_was_forecast(engine: Engine, decoding: int, ahead: int, prompt: int) -> None:
+    """Behind prompts that wait and beside sequences that decode, within 15 % or one step's time."""
+    for number in range(decoding):
+        engine.submit(f"decoding-{number}", 50, 500)
+    while engine.core.gauges().prefilling or engine.core.gauges().waiting:
+        engine.step()
+    for number in range(ahead):
+        engine.submit(f"ahead-{number}", 700, 500)
+    expected = first_token_s(engine.loads(), np.array([float(prompt)]), float(prompt))[0]
+    began = engine.now
+    engine.submit("mine", prompt, 2)
+    while "mine" not in engine.came:
+        engine.step()
+    step_s = (5.0 + 0.4 * decoding) / 1e3
+    assert engine.came["mine"][0] - began == pytest.approx(expected, rel=0.15, abs=step_s)
+
+
+@pytest.mark.parametrize("decoding", [1, 10, 50])
+def test_tokens_come_as_forecast(engine: Engine, decoding: int) -> None:
+    """The mean time per token beside sequences that decode is within 10 %."""
+    for number in range(decoding - 1):
+        engine.submit(f"decoding-{number}", 50, 500)
+    while engine.core.gauges().prefilling or engine.core.gauges().waiting:
+        engine.step()
+    loads = engine.loads()
+    loads.prefill_share[0] = 0.0  # nothing new will come
+    expected = per_token_s(loads, 1.0, 60.0)[0]
+    engine.submit("mine", 50, 20)
+    while len(engine.came.get("mine", ())) < 20:
+        engine.step()
+    came = engine.came["mine"]
+    assert (came[-1] - came[0]) / 19 == pytest.approx(expected, rel=0.10)
+
+
+def test_prompts_of_others_lengthen_the_time_per_token(engine: Engine) -> None:
+    """With prompts arriving all the time, the mean over a long answer is within 15 % of the forecast."""
+    for number in range(200):
+        if number % 10 == 0:
+            engine.submit(f"stream-{number}", 200, 30)
+        engine.step()
+    expected = per_token_s(engine.loads(), 1.0, 150.0)[0]
+    engine.submit("mine", 50, 200)
+    number = 200
+    while len(engine.came.get("mine", ())) < 200:
+        if number % 10 == 0:
+            engine.submit(f"stream-{number}", 200, 30)
+        engine.step()
+        number += 1
+    came = engine.came["mine"]
+    assert (came[-1] - came[0]) / 199 == pytest.approx(expected, rel=0.15)
