@@ -1,7 +1,7 @@
 """How far off the scheduler's predictions are on live stacks, by load: time to the first token and time per token.
 
-Requests of conversation lengths (Azure, scaled) arrive by chance (Poisson) at a share of the highest rate that the stack
-sustains; every decision record says what was predicted and what came.
+Requests of conversation lengths (Azure, scaled) arrive by chance (Poisson) at a share of the highest rate that the
+stack sustains; every decision record says what was predicted and what came.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ async def by_load(stack: Stack, model: str, vocab: int) -> dict[str, Any]:
             print(f"  {model} at {load:.0%} of {most:.2f} requests/s: {levels[f'{load:.0%}']}", flush=True)
         return {"requests_per_s_at_full_load": round(most, 2), "levels": levels}
     finally:
-        await client.close()
+        await client.aclose()
         await bus.close()
 
 

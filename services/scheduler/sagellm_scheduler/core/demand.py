@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from sagellm_common.contracts.scheduling import Submit
 from sagellm_common.contracts.slo import Slo
 from sagellm_scheduler.core.estimates import context_tokens
-from sagellm_scheduler.perf_model.forecast import Loads
-from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
+from sagellm_scheduler.perf_model.model import Forecast, Work
 
 Figures = NDArray[np.float64]
 
@@ -24,6 +23,11 @@ class Demand:
     waited_s: float
     slo: Slo
 
+    @property
+    def work(self) -> Work:
+        """What it asks of an engine."""
+        return Work(float(context_tokens(self.submit)), self.answer)
+
 
 def effective(stated: Slo, default: Slo) -> Slo:
     """Return the SLO that holds: what a request does not state is the default's."""
@@ -32,12 +36,6 @@ def effective(stated: Slo, default: Slo) -> Slo:
         itl_ms=stated.itl_ms or default.itl_ms,
         deadline_ms=stated.deadline_ms or default.deadline_ms,
     )
-
-
-def forecast(performance: PerformanceModel, loads: Loads, demand: Demand) -> Forecast:
-    """Return what the request would see on each engine, shape [n]."""
-    work = Work(float(context_tokens(demand.submit)), demand.answer)
-    return performance.forecast(loads, work, np.zeros(len(loads.knee)))
 
 
 def missed(expected: Forecast, demand: Demand) -> Figures:

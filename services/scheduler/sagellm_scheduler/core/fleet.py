@@ -1,6 +1,7 @@
 """All engines: who is registered, who is heard of, how loaded each is."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,20 @@ from sagellm_scheduler.core.columns import Columns
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.reservations import Reservation, Reservations
-from sagellm_scheduler.perf_model.model import PerformanceModel
+from sagellm_scheduler.perf_model.forecast import Loads
+from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
 from sagellm_scheduler.routing.rendezvous import stable_hash
 
 Slots = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The engines of a model, what they have to do, and what a request would see there; shape [n] each."""
+
+    slots: Slots
+    loads: Loads
+    forecast: Forecast
 
 
 class Fleet:
@@ -29,6 +40,8 @@ class Fleet:
         self._slots: dict[str, Slots] = {}
         self._turn = 0
         self.ignored_reports = 0
+        self._version = 0
+        self._outlook: tuple[tuple[str, Work, int], Outlook] | None = None
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(list(self._engines.values()))
@@ -54,6 +67,16 @@ class Fleet:
             found = [engine.slot for engine in self._engines.values() if model in engine.registration.models]
             slots = self._slots[model] = np.array(found, np.intp)
         return slots
+
+    def outlook(self, model: str, work: Work) -> Outlook:
+        """Return what a request would see on each engine of a model; asked again before anything changes, the same."""
+        key = (model, work, self._version)
+        if self._outlook is None or self._outlook[0] != key:
+            slots = self.slots(model)
+            loads = self.columns.loads.at(slots)
+            forecast = self.performance.forecast(loads, work, np.zeros(len(slots)))
+            self._outlook = key, Outlook(slots, loads, forecast)
+        return self._outlook[1]
 
     def longest_context(self, model: str) -> int | None:
         """Tokens of the longest context that an engine of the model can hold, ready or not; None without engines."""
@@ -163,6 +186,7 @@ class Fleet:
 
     def refresh(self, engine: Engine) -> None:
         """Write an engine's figures into its slot."""
+        self._version += 1
         columns, slot = self.columns, engine.slot
         columns.ready[slot] = engine.is_ready
         columns.seqs[slot] = engine.seqs()

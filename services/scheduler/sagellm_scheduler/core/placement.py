@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from sagellm_common.contracts.decisions import Candidate
 from sagellm_common.contracts.scheduling import Submit
-from sagellm_scheduler.core.demand import Demand, forecast, missed
+from sagellm_scheduler.core.demand import Demand, missed
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.estimates import context_tokens
 from sagellm_scheduler.core.fleet import Fleet, Slots
 from sagellm_scheduler.core.requests import Expected
-from sagellm_scheduler.perf_model.forecast import first_token_s
 from sagellm_scheduler.perf_model.model import Forecast
 from sagellm_scheduler.routing.router import Candidates, Choice, Router
 
@@ -60,11 +59,9 @@ def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float, now
     """
     submit = demand.submit
     views = _views(demand, fleet, backlog_s)
-    if not views.able.any():
-        return Blocked.NO_ENGINE
+    if isinstance(views, Blocked):
+        return views
     open_ = _narrow(views.room, ~fleet.columns.is_spare[views.slots])
-    if not open_.any():
-        return Blocked.BUSY
     chosen = np.flatnonzero(open_)
     slots = views.slots[chosen]
     offered = Candidates(
@@ -109,10 +106,9 @@ def _choose(submit: Submit, offered: Candidates, router: Router) -> Choice:
     return Choice(offered.least_loaded(), f"the router {fault}; least loaded instead")
 
 
-def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views:
+def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views | Blocked:
     submit, columns = demand.submit, fleet.columns
     slots = fleet.slots(submit.model)
-    loads = columns.loads.at(slots)
     seqs, max_seqs = columns.seqs[slots], columns.max_seqs[slots]
     tokens, total = columns.tokens[slots], columns.total_tokens[slots]
     able = columns.ready[slots] & (columns.max_context[slots] > context_tokens(submit))
@@ -120,9 +116,13 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views:
         failed = [engine.slot for name in submit.failed_engines if (engine := fleet.get(name))]
         able = _narrow(able, ~np.isin(slots, failed))
     room = able & (seqs < max_seqs) & ((tokens + demand.kv_tokens <= total) | (seqs == 0))
-    room &= (loads.backlog == 0) | (first_token_s(loads, np.zeros(len(slots)), 0.0) < backlog_s)
-    expected = forecast(fleet.performance, loads, demand)
-    return _Views(slots, able, room, seqs / max_seqs + tokens / total, expected, demand.waited_s)
+    if not room.any():
+        return Blocked.BUSY if able.any() else Blocked.NO_ENGINE
+    outlook = fleet.outlook(submit.model, demand.work)
+    room &= (outlook.loads.backlog == 0) | (outlook.forecast.backlog_s < backlog_s)
+    if not room.any():
+        return Blocked.BUSY
+    return _Views(slots, able, room, seqs / max_seqs + tokens / total, outlook.forecast, demand.waited_s)
 
 
 def _narrow(mask: Mask, preferred: Mask) -> Mask:

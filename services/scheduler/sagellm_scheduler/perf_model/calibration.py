@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from sagellm_scheduler.perf_model.regression import RobustRegression, Vector
+from sagellm_scheduler.perf_model.regression import Matrix, RobustRegression, Vector
 
 TYPICAL_S = 0.1
 PRIOR: Vector = np.array([0.0, TYPICAL_S])
 FIRST_SPREAD = 0.3
+LEARN_EVERY = 8
 
 
 class Calibration:
@@ -18,14 +19,21 @@ class Calibration:
 
     def __init__(self) -> None:
         self._regression = RobustRegression(PRIOR, memory=200.0)
+        self._pending: list[tuple[float, float, float]] = []
         self.line = (0.0, 1.0, FIRST_SPREAD)
 
     def observe(self, predicted_s: float, measured_s: float) -> None:
-        """Learn from one request."""
+        """Take one request; eight together are learnt from."""
         if predicted_s <= 0.0 or measured_s <= 0.0:
             return
+        self._pending.append((1.0, predicted_s / TYPICAL_S, measured_s))
+        if len(self._pending) >= LEARN_EVERY:
+            samples, self._pending = np.array(self._pending), []
+            self._learn(samples)
+
+    def _learn(self, samples: Matrix) -> None:
         regression = self._regression
-        regression.observe(np.array([[1.0, predicted_s / TYPICAL_S]]), np.array([measured_s]))
+        regression.observe(samples[:, :2], samples[:, 2])
         offset, per_typical = regression.theta
         believed = 8.0 / (8.0 + regression.num_samples)
         spread = believed * FIRST_SPREAD + (1.0 - believed) * regression.spread()

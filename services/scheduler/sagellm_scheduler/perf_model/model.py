@@ -27,6 +27,7 @@ class Forecast:
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
     come to together. `per_before_s`: what the others have from token to token without it. The `raw` ones are what the
     step times alone say, to be compared with what comes. `alone_s`: to the first token if nothing else ran there.
+    `backlog_s`: until what waits there is prefilled.
     """
 
     first_s: Vector
@@ -39,6 +40,7 @@ class Forecast:
     raw_first_s: Vector
     raw_per_s: Vector
     alone_s: Vector
+    backlog_s: Vector
 
     def first_within(self, limit_s: float) -> Vector:
         """Probability [n] that the first token comes within so many seconds."""
@@ -111,6 +113,7 @@ class PerformanceModel:
             others=loads.sequences,
             raw_first_s=raw_first,
             raw_per_s=raw_per,
+            backlog_s=first_token_s(loads, np.zeros(len(new)), 0.0),
             alone_s=first[:, 0] + first[:, 1] * first_token_s(loads.idle(), new, work.context),
         )
 
