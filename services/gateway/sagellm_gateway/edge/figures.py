@@ -36,7 +36,7 @@ def end_event(request: Request, outcome: Outcome) -> RequestEvent:
         time_s=time.time(),
         queue_ms=_ms(outcome.queue_s),
         ttft_ms=_ms(outcome.ttft_s),
-        itl_mean_ms=_ms(sum(gaps) / len(gaps) if gaps else None),
+        itl_mean_ms=_ms(_per_token(outcome)),
         itl_p50_ms=_ms(_median(gaps)),
         itl_max_ms=_ms(gaps[-1] if gaps else None),
         e2e_ms=_ms(outcome.e2e_s),
@@ -45,6 +45,14 @@ def end_event(request: Request, outcome: Outcome) -> RequestEvent:
         cached_tokens=outcome.cached_tokens,
         error=outcome.error.to_dict() if outcome.error is not None else None,
     )
+
+
+def _per_token(outcome: Outcome) -> float | None:
+    """Mean time from token to token of a choice; a frame may bring several, so the gaps between frames do not tell."""
+    choices = max(1, len(outcome.finish_reasons))
+    if outcome.ttft_s is None or outcome.completion_tokens <= choices:
+        return None
+    return (outcome.e2e_s - outcome.ttft_s) / (outcome.completion_tokens / choices - 1)
 
 
 def _median(ordered: Sequence[float]) -> float | None:

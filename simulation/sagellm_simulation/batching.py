@@ -1,0 +1,142 @@
+"""What a simulated engine computes, step by step or many equal steps at once: the engine's batching policy by counts."""
+
+from bisect import insort
+from dataclasses import dataclass
+
+from sagellm_simulation.pages import PageCount, Sequence, pages_for
+from sagellm_simulation.specs import EngineSpec
+
+
+@dataclass(slots=True)
+class Step:
+    """What a step computes, as step reports have it."""
+
+    prefill: int = 0
+    decode: int = 0
+    context: int = 0
+    products: int = 0
+    cached: int = 0
+    preemptions: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.prefill + self.decode
+
+
+class Batcher:
+    """Running and waiting sequences of one engine. The order of everything is that of `sagellm_engine.batching`."""
+
+    def __init__(self, spec: EngineSpec, block: int) -> None:
+        self.spec = spec
+        self.pages = PageCount(spec.num_pages, block)
+        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
+
+    def submit(self, seq: Sequence) -> None:
+        """Let a sequence wait."""
+        insort(self.waiting, seq, key=_rank)
+
+    def remove(self, seq: Sequence) -> None:
+        """Take a sequence out, wherever it is."""
+        if seq in self.running:
+            self.running.remove(seq)
+            self.pages.release(seq)
+        else:
+            self.waiting.remove(seq)
+
+    def plan(self) -> Step:
+        """Decide the next step; `scheduled` of each running sequence says its part."""
+        step = Step()
+        self._make_room(step)
+        budget = self._grow(step)
+        if not step.preemptions:
+            self._admit(step, budget)
+        return step
+
+    def repeats(self, step: Step) -> int:
+        """How often a step can be made before anything but the lengths changes; 1 unless all decode."""
+        if step.prefill or not self.running:
+            return 1
+        most = min(seq.limit - seq.length for seq in self.running)
+        left = self.pages.free + self.pages.cached
+        while most > 1 and self._pages_needed(most) > left:
+            most //= 2
+        return max(1, most)
+
+    def seconds(self, step: Step, times: int) -> float:
+        """How long so many repetitions of a step take, contexts growing by a token a sequence each time."""
+        first = self.spec.seconds(step.prefill, step.decode, step.context, step.products)
+        return times * first + self.spec.context * step.decode * (times * (times - 1) / 2)
+
+    def commit(self, times: int) -> list[Sequence]:
+        """The planned step has been made so often; returns those that have got a token."""
+        made = []
+        for seq in self.running:
+            if not seq.scheduled:
+                continue
+            seq.computed += seq.scheduled + times - 1
+            if seq.computed // self.pages.block > seq.known:
+                self.pages.index_computed(seq)
+            if seq.computed >= seq.length + times - 1:
+                seq.length += times
+                made.append(seq)
+        for seq in made:
+            short = pages_for(seq.length - 1) - self.pages.capacity(seq) // 16
+            if short > 0:
+                self.pages.grow(seq, short)
+        return made
+
+    def finish(self, seq: Sequence) -> None:
+        """A sequence is at its end."""
+        self.running.remove(seq)
+        self.pages.release(seq)
+
+    def _pages_needed(self, times: int) -> int:
+        """Pages that are missing for so many more tokens each."""
+        capacity = self.pages.capacity
+        return sum(max(0, pages_for(seq.length + times - 1) - capacity(seq) // 16) for seq in self.running)
+
+    def _make_room(self, step: Step) -> None:
+        for seq in [seq for seq in self.running if seq.length > self.pages.capacity(seq)]:
+            while seq in self.running and not self.pages.grow(seq):
+                victim = min(self.running, key=lambda other: (-other.priority, other.computed))
+                self.running.remove(victim)
+                self.pages.release(victim)
+                self.submit(victim)
+                step.preemptions += 1
+
+    def _grow(self, step: Step) -> int:
+        prefilling = []
+        for seq in self.running:
+            seq.scheduled = 0
+            if seq.computed == seq.length - 1:
+                seq.scheduled = 1
+                step.decode += 1
+                step.context += seq.length
+            else:
+                prefilling.append(seq)
+        budget = self.spec.max_batch_tokens - step.decode
+        for seq in prefilling:
+            budget = self._chunk(seq, step, budget)
+        return budget
+
+    def _admit(self, step: Step, budget: int) -> None:
+        while self.waiting and budget > 0 and len(self.running) < self.spec.max_num_seqs:
+            seq = self.waiting[0]
+            if not self.pages.admit(seq, len(self.running)):
+                return
+            self.waiting.pop(0)
+            self.running.append(seq)
+            step.cached += seq.cached_tokens
+            budget = self._chunk(seq, step, budget)
+
+    def _chunk(self, seq: Sequence, step: Step, budget: int) -> int:
+        chunk = min(seq.length - seq.computed, max(0, budget))
+        seq.scheduled = chunk
+        step.prefill += chunk
+        step.products += chunk * (seq.computed + chunk)
+        return budget - chunk
+
+
+def _rank(seq: Sequence) -> tuple[int, float, int]:
+    return seq.priority, seq.arrival, seq.order

@@ -1,0 +1,131 @@
+"""KV pages of a simulated engine: counted, not held. Prefixes are known by the ids of their blocks."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from sagellm_simulation.specs import PAGE_SIZE
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request on a simulated engine. Lengths in tokens.
+
+    `length` is the prompt with everything generated so far, `computed` how much of it has keys and values; at `limit`
+    it ends. `first_index` is the index of the first token that this engine makes. `blocks` are the ids of the prompt's
+    blocks, each standing for all before it too; `known` of them are in the cache under its hold. `told` is the index up
+    to which tokens have been sent.
+    """
+
+    request_id: str
+    epoch: int
+    gateway_id: str
+    priority: int
+    arrival: float
+    order: int
+    prompt: int
+    length: int
+    limit: int
+    first_index: int
+    blocks: tuple[int, ...] = ()
+    computed: int = 0
+    scheduled: int = 0
+    own_pages: int = 0
+    known: int = 0
+    held: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    told: int = 0
+    told_at: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.request_id, self.epoch
+
+    @property
+    def next_index(self) -> int:
+        """Index behind its last token."""
+        return self.first_index + self.length - self.prompt
+
+
+class PageCount:
+    """free + cached + held = total, as in the engine's page pool; `block` tokens, a multiple of a page, make a block."""
+
+    def __init__(self, total: int, block: int) -> None:
+        self.total, self.block = total, block
+        self.free = total
+        self._block_pages = block // PAGE_SIZE
+        self._holders: dict[int, int] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def cached(self) -> int:
+        """Pages that nobody holds and that a matching prompt may use again."""
+        return len(self._idle) * self._block_pages
+
+    def __contains__(self, block: int) -> bool:
+        """Return whether a block is known."""
+        return block in self._holders
+
+    def admit(self, seq: Sequence, headroom: int) -> bool:
+        """Give pages for all its tokens; False, changing nothing, if too few are left beside `headroom`."""
+        found = []
+        for number, block in enumerate(seq.blocks):
+            if block not in self._holders or (number + 1) * self.block >= seq.length:
+                break
+            found.append(block)
+        new = pages_for(seq.length) - len(found) * self._block_pages
+        idle = sum(1 for block in found if block in self._idle)
+        if self.free + self.cached - idle * self._block_pages < new + headroom:
+            return False
+        for block in found:
+            self._hold(block)
+        self._take(new)
+        seq.held, seq.known, seq.own_pages = found, len(found), new
+        seq.computed = seq.cached_tokens = len(found) * self.block
+        return True
+
+    def grow(self, seq: Sequence, pages: int = 1) -> bool:
+        """Give a sequence more pages; False, changing nothing, if they are not left."""
+        if self.free + self.cached < pages:
+            return False
+        self._take(pages)
+        seq.own_pages += pages
+        return True
+
+    def capacity(self, seq: Sequence) -> int:
+        """Tokens that a sequence's pages hold."""
+        return seq.own_pages * PAGE_SIZE + len(seq.held) * self.block
+
+    def index_computed(self, seq: Sequence) -> None:
+        """Make the blocks that a sequence has filled known to later prompts."""
+        while seq.known < min(len(seq.blocks), seq.computed // self.block):
+            block = seq.blocks[seq.known]
+            seq.known += 1
+            if block not in self._holders:
+                self._holders[block] = 1
+                seq.held.append(block)
+                seq.own_pages -= self._block_pages
+
+    def release(self, seq: Sequence) -> None:
+        """Take back a sequence's pages; known blocks that nobody else holds stay cached, the last to go first."""
+        for block in reversed(seq.held):
+            self._holders[block] -= 1
+            if not self._holders[block]:
+                self._idle[block] = None
+        self.free += seq.own_pages
+        seq.own_pages, seq.held, seq.known, seq.computed = 0, [], 0, 0
+
+    def _hold(self, block: int) -> None:
+        self._idle.pop(block, None)
+        self._holders[block] += 1
+
+    def _take(self, pages: int) -> None:
+        while self.free < pages:
+            block, _ = self._idle.popitem(last=False)
+            del self._holders[block]
+            self.free += self._block_pages
+        self.free -= pages
+
+
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-tokens // PAGE_SIZE)

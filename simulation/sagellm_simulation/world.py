@@ -1,0 +1,269 @@
+"""A deployment in virtual time: gateways, schedulers and engines on a bus, fed with a trace."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sagellm_common.contracts.decisions import DecisionRecord
+from sagellm_common.contracts.frames import TokenItem
+from sagellm_common.contracts.reports import EngineReport
+from sagellm_common.contracts.scheduling import Submit, SubmitReply
+from sagellm_common.contracts.slo import NO_SLO, Slo
+from sagellm_gateway.core.actions import SendResend
+from sagellm_gateway.core.request import Outcome, Request
+from sagellm_gateway.edge.figures import end_event
+from sagellm_scheduler.core import events as ev
+from sagellm_scheduler.core.config import CoreConfig
+from sagellm_scheduler.queueing.policy import QUEUE_POLICIES
+from sagellm_scheduler.routing.router import ROUTERS
+from sagellm_simulation import gateway, scheduler
+from sagellm_simulation.engine import SimEngine
+from sagellm_simulation.kernel import Kernel
+from sagellm_simulation.network import Network, NetworkFaults
+from sagellm_simulation.specs import EngineSpec
+from sagellm_simulation.trace import Trace, TraceRequest
+
+MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What is simulated. Engines die at the times in `deaths` (engine, at, back after so many seconds or never)."""
+
+    engines: tuple[EngineSpec, ...]
+    queue: str = "fifo"
+    router: str = "predictive"
+    slo: Slo = NO_SLO
+    admission_slack: float | None = None
+    backlog_s: float = 0.5
+    max_queue_time_s: float = 600.0
+    num_gateways: int = 1
+    network: NetworkFaults = NetworkFaults()
+    deaths: tuple[tuple[int, float, float | None], ...] = ()
+    seed: int = 0
+    jump: bool = True
+    heartbeat_s: float = 0.5
+    tick_s: float = 0.05
+    drain_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a request ended. Times in seconds: `ttft_s` from its arrival, `itl_s` the mean from token to token."""
+
+    asked: TraceRequest
+    phase: str
+    ttft_s: float | None
+    itl_s: float | None
+    e2e_s: float
+    tokens: int
+    epochs: int
+    engine_id: str | None
+
+    def met(self, slo: Slo) -> bool:
+        """Whether it was answered in time."""
+        return (
+            self.phase == "finished"
+            and _within(self.ttft_s, slo.ttft_ms)
+            and _within(self.itl_s, slo.itl_ms)
+            and _within(self.e2e_s, slo.deadline_ms)
+        )
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a simulation. `busy_s`: by engine. `seconds`: from the first arrival to the last end."""
+
+    scenario: Scenario
+    trace: Trace
+    ended: list[Ended] = field(default_factory=list)
+    records: list[DecisionRecord] = field(default_factory=list)
+    busy_s: dict[str, float] = field(default_factory=dict)
+    tokens_cached: int = 0
+    tokens_prefilled: int = 0
+    seconds: float = 0.0
+    messages: int = 0
+
+
+class World:
+    """All parts and the wires between them. Everything random comes from the scenario's seed."""
+
+    def __init__(self, scenario: Scenario, trace: Trace) -> None:
+        self.scenario, self.trace = scenario, trace
+        self.kernel = Kernel()
+        self.result = Result(scenario, trace)
+        self._network = Network(self.kernel, scenario.network, random.Random(scenario.seed))
+        self._gateways = {f"g{n}": self._gateway(f"g{n}") for n in range(scenario.num_gateways)}
+        self._scheduler = self._made_scheduler()
+        self.workload = {request.request_id: request for request in trace.requests}
+        is_lossy = scenario.network != NetworkFaults() or bool(scenario.deaths)
+        self.engines = {
+            f"e{number}": SimEngine(
+                self.kernel,
+                f"e{number}",
+                spec,
+                self.workload,
+                self,
+                block=trace.block,
+                heartbeat_s=scenario.heartbeat_s,
+                jump=scenario.jump,
+                tells_progress=is_lossy,
+            )
+            for number, spec in enumerate(scenario.engines)
+        }
+
+    def run(self) -> Result:
+        """Feed the trace and wait for the last request to end."""
+        self._begin()
+        names = list(self._gateways)
+        for number, request in enumerate(self.trace.requests):
+            self.kernel.at(request.at, self._gateways[names[number % len(names)]].accept, request)
+        last = self.trace.requests[-1].at if self.trace.requests else 0.0
+        total = len(self.trace.requests)
+        self.kernel.run(last + self.scenario.drain_s, done=lambda: len(self.result.ended) >= total)
+        result = self.result
+        result.seconds = self.kernel.now
+        result.messages = self._network.num_sent
+        for engine in self.engines.values():
+            result.busy_s[engine.engine_id] = engine.busy_s
+            result.tokens_cached += engine.tokens_cached
+            result.tokens_prefilled += engine.tokens_prefilled
+        return result
+
+    def _begin(self) -> None:
+        self._scheduler.lead((1, 1))
+        for gateway_id, at in self._gateways.items():
+            at.leader_changed(self._scheduler.scheduler_id)
+            self._scheduler.feed(ev.GatewaySeen(gateway_id, "1"))
+        self.kernel.every(1.0, self._gateways_beat)
+        for engine in self.engines.values():
+            self._register(engine)
+        for number, at_s, back_s in self.scenario.deaths:
+            engine = self.engines[f"e{number}"]
+            self.kernel.at(at_s, engine.die)
+            if back_s is not None:
+                self.kernel.at(at_s + back_s, self._restart, engine)
+
+    def _restart(self, engine: SimEngine) -> None:
+        engine.restart()
+        self._register(engine)
+
+    def _register(self, engine: SimEngine) -> None:
+        self._scheduler.feed(ev.EngineRegistered(engine.registration(MODEL)))
+        engine.announce()
+
+    def _gateways_beat(self) -> None:
+        for gateway_id in self._gateways:
+            self._send((gateway_id, "scheduler"), self._scheduler.feed, ev.GatewaySeen(gateway_id, "1"))
+
+    # parts
+
+    def _made_scheduler(self) -> scheduler.SimScheduler:
+        scenario, wires = self.scenario, scheduler.Wires()
+        wires.assign = lambda gateway_id, assignment: self._send(
+            ("scheduler", gateway_id), self._gateways[gateway_id].assigned, assignment
+        )
+        wires.notify = lambda gateway_id, notice: self._send(
+            ("scheduler", gateway_id), self._gateways[gateway_id].noticed, notice
+        )
+        wires.ask = self._ask
+        wires.ended = self.result.records.append
+        config = CoreConfig(
+            scheduler_id="s1",
+            queue=QUEUE_POLICIES.make(scenario.queue),
+            router=ROUTERS.make(scenario.router),
+            max_queue=1_000_000,
+            max_queue_time_s=scenario.max_queue_time_s,
+            default_slo=scenario.slo,
+            backlog_s=scenario.backlog_s,
+            admission_slack=scenario.admission_slack,
+            stale_after_s=max(1.0, 2.5 * scenario.heartbeat_s),
+            engine_timeout_s=max(2.0, 4 * scenario.heartbeat_s),
+        )
+        return scheduler.SimScheduler(self.kernel, config, wires, tick_s=scenario.tick_s)
+
+    def _gateway(self, gateway_id: str) -> gateway.SimGateway:
+        wires = gateway.Wires()
+        here = ("scheduler", gateway_id)
+        wires.submit = lambda submit, answer: self._send(
+            (gateway_id, "scheduler"), self._submitted, submit, lambda reply: self._send(here, answer, reply)
+        )
+        wires.dispatch = lambda action, answer: self._send(
+            (gateway_id, action.engine_id),
+            self.engines[action.engine_id].dispatch,
+            action.dispatch,
+            lambda: self._send((action.engine_id, gateway_id), answer),
+        )
+        wires.cancel = lambda action: self._send(
+            (gateway_id, action.engine_id), self.engines[action.engine_id].cancel, action.request_id
+        )
+        wires.ack = lambda action: self._send(
+            (gateway_id, action.engine_id), self.engines[action.engine_id].ack, (action.request_id, action.epoch)
+        )
+        wires.resend = lambda action, answer: self._send(
+            (gateway_id, action.engine_id),
+            self._resent,
+            action,
+            lambda item: self._send((action.engine_id, gateway_id), answer, item),
+        )
+        return gateway.SimGateway(
+            self.kernel, gateway_id, MODEL, wires, self._closed, tick_s=self.scenario.tick_s
+        )
+
+    # messages
+
+    def _send(self, link: tuple[str, str], deliver: object, *args: object) -> None:
+        self._network.send(link, deliver, *args)  # type: ignore[arg-type] # callables of all sorts
+
+    def frame(self, engine: SimEngine, gateway_id: str, items: list[TokenItem]) -> None:
+        """An engine publishes tokens."""
+        at = self._gateways[gateway_id]
+        self._send((engine.engine_id, gateway_id), at.frame, engine.engine_id, engine.incarnation, items)
+
+    def report(self, engine: SimEngine, report: EngineReport) -> None:
+        """An engine publishes a report."""
+        self._send((engine.engine_id, "scheduler"), self._scheduler.feed, ev.EngineReported(report))
+        for gateway_id, at in self._gateways.items():
+            progress = report.progress.get(gateway_id, [])
+            self._send((engine.engine_id, gateway_id), at.reported, engine.engine_id, engine.incarnation, progress)
+
+    def _submitted(self, submit: Submit, answer: Callable[[SubmitReply], None]) -> None:
+        self._scheduler.submit(submit, answer)
+
+    def _resent(self, action: SendResend, answer: Callable[[TokenItem | None], None]) -> None:
+        asked, engine = action.resend, self.engines[action.engine_id]
+        if engine.alive:
+            answer(engine.resend((asked.request_id, asked.epoch), asked.from_index))
+
+    def _ask(self, gateway_id: str) -> None:
+        asked_at = self.kernel.now
+        self._send(("scheduler", gateway_id), self._asked, gateway_id, asked_at)
+
+    def _asked(self, gateway_id: str, asked_at: float) -> None:
+        answer = ev.OpenLearnt(gateway_id, tuple(self._gateways[gateway_id].open_requests()), asked_at)
+        self._send((gateway_id, "scheduler"), self._scheduler.feed, answer)
+
+    def _closed(self, request: Request, outcome: Outcome) -> None:
+        event = end_event(request, outcome)
+        self._send((request.submit.gateway_id, "scheduler"), self._scheduler.feed, ev.RequestEnded(event))
+        self.result.ended.append(
+            Ended(
+                self.workload[request.request_id],
+                outcome.phase,
+                outcome.ttft_s,
+                None if event.itl_mean_ms is None else event.itl_mean_ms / 1e3,
+                outcome.e2e_s,
+                outcome.completion_tokens,
+                outcome.epoch + 1,
+                outcome.engine_id,
+            )
+        )
+
+
+def simulate(scenario: Scenario, trace: Trace) -> Result:
+    """Run a scenario on a trace; the same scenario and trace give the same result."""
+    return World(scenario, trace).run()
+
+
+def _within(measured_s: float | None, limit_ms: float | None) -> bool:
+    return limit_ms is None or measured_s is None or measured_s * 1e3 <= limit_ms
