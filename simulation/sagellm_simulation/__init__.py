@@ -1,1 +1,1 @@
-"""The control plane in virtual time: the real scheduler and gateway cores, engines by a time model, a bus with faults."""
+"""The control plane in virtual time: the real scheduler and gateway cores, engines by a time model, a faulty bus."""

@@ -1,4 +1,4 @@
-"""What a simulated engine computes, step by step or many equal steps at once: the engine's batching policy by counts."""
+"""What a simulated engine computes, step by step or many equal steps at once: the engine's batching, by counts."""
 
 from bisect import insort
 from dataclasses import dataclass
@@ -54,8 +54,13 @@ class Batcher:
         return step
 
     def repeats(self, step: Step) -> int:
-        """How often a step can be made before anything but the lengths changes; 1 unless all decode."""
-        if step.prefill or not self.running:
+        """How often a step can be made before anything but the lengths changes; 1 unless all decode.
+
+        A step that preempts admits nobody; the next one may. The last token of a prompt may be a step of its own, which
+        looks like decoding and makes a first token.
+        """
+        begins = any(seq.length == seq.prompt for seq in self.running)
+        if step.prefill or step.preemptions or begins or not self.running:
             return 1
         most = min(seq.limit - seq.length for seq in self.running)
         left = self.pages.free + self.pages.cached

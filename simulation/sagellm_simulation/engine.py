@@ -95,9 +95,7 @@ class SimEngine:
             max_batch_tokens=spec.max_batch_tokens,
             price_per_hour=spec.price_per_hour,
             heartbeat_s=self._heartbeat_s,
-            benchmark=tuple(
-                (spec.seconds(p, d, 100 * d, p * p), p + d, p, d, 100 * d, p * p) for p, d in BENCHMARK
-            ),
+            benchmark=tuple((spec.seconds(p, d, 100 * d, p * p), p + d, p, d, 100 * d, p * p) for p, d in BENCHMARK),
         )
 
     # what comes

@@ -149,7 +149,7 @@ class SimGateway:
         self._kernel.after(RESEND_TIMEOUT_S, answer, None)
 
     def _later(self, seconds: float, event: ev.SubmitAnswered | ev.DispatchAnswered) -> None:
-        """Answer with an error in so many seconds, should no answer have come; the core takes one of an attempt only."""
+        """Answer with an error in so many seconds, should no answer have come; the core takes one of an attempt."""
         self._kernel.after(seconds, self._late, event)
 
     def _late(self, event: ev.SubmitAnswered | ev.DispatchAnswered) -> None:

@@ -23,7 +23,7 @@ class Kernel:
         self.at(self.now + seconds, call, *args)
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Let time pass until `until`, or until `done`, asked after each call, says so, or nothing is left to happen."""
+        """Let time pass until `until`, or until `done`, asked after each call, says so, or nothing is left to do."""
         heap = self._heap
         while heap and heap[0][0] <= until and not done():
             self.now, _, call, args = heapq.heappop(heap)

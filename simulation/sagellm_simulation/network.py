@@ -24,6 +24,9 @@ class NetworkFaults:
     late_s: float = 0.2
 
 
+NO_FAULTS = NetworkFaults()
+
+
 class Network:
     """Links between (from, to), by name."""
 

@@ -47,7 +47,7 @@ class Sequence:
 
 
 class PageCount:
-    """free + cached + held = total, as in the engine's page pool; `block` tokens, a multiple of a page, make a block."""
+    """free + cached + held = total, as in the engine's page pool; `block` tokens, a multiple of a page, are a block."""
 
     def __init__(self, total: int, block: int) -> None:
         self.total, self.block = total, block

@@ -135,4 +135,3 @@ def _seconds(text: str) -> float:
 
 def _at_fault(path: Path, line: int, error: Exception) -> InvalidArgument:
     return InvalidArgument(f"{path}, line {line}: {error}", param="trace")
-

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sagellm_common.contracts.decisions import DecisionRecord
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.reports import EngineReport
-from sagellm_common.contracts.scheduling import Submit, SubmitReply
+from sagellm_common.contracts.scheduling import Assignment, Submit, SubmitReply
 from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_gateway.core.actions import SendResend
 from sagellm_gateway.core.request import Outcome, Request
@@ -19,7 +19,7 @@ from sagellm_scheduler.routing.router import ROUTERS
 from sagellm_simulation import gateway, scheduler
 from sagellm_simulation.engine import SimEngine
 from sagellm_simulation.kernel import Kernel
-from sagellm_simulation.network import Network, NetworkFaults
+from sagellm_simulation.network import NO_FAULTS, Network, NetworkFaults
 from sagellm_simulation.specs import EngineSpec
 from sagellm_simulation.trace import Trace, TraceRequest
 
@@ -38,7 +38,7 @@ class Scenario:
     backlog_s: float = 0.5
     max_queue_time_s: float = 600.0
     num_gateways: int = 1
-    network: NetworkFaults = NetworkFaults()
+    network: NetworkFaults = NO_FAULTS
     deaths: tuple[tuple[int, float, float | None], ...] = ()
     seed: int = 0
     jump: bool = True
@@ -92,11 +92,12 @@ class World:
         self.scenario, self.trace = scenario, trace
         self.kernel = Kernel()
         self.result = Result(scenario, trace)
+        self.assigned: list[tuple[str, int, str]] = []
         self._network = Network(self.kernel, scenario.network, random.Random(scenario.seed))
         self._gateways = {f"g{n}": self._gateway(f"g{n}") for n in range(scenario.num_gateways)}
         self._scheduler = self._made_scheduler()
         self.workload = {request.request_id: request for request in trace.requests}
-        is_lossy = scenario.network != NetworkFaults() or bool(scenario.deaths)
+        is_lossy = scenario.network != NO_FAULTS or bool(scenario.deaths)
         self.engines = {
             f"e{number}": SimEngine(
                 self.kernel,
@@ -130,6 +131,10 @@ class World:
             result.tokens_prefilled += engine.tokens_prefilled
         return result
 
+    def settle(self) -> None:
+        """Let a minute pass, so that cancels and heartbeats reach whom they concern."""
+        self.kernel.run(self.kernel.now + 60.0)
+
     def _begin(self) -> None:
         self._scheduler.lead((1, 1))
         for gateway_id, at in self._gateways.items():
@@ -160,9 +165,7 @@ class World:
 
     def _made_scheduler(self) -> scheduler.SimScheduler:
         scenario, wires = self.scenario, scheduler.Wires()
-        wires.assign = lambda gateway_id, assignment: self._send(
-            ("scheduler", gateway_id), self._gateways[gateway_id].assigned, assignment
-        )
+        wires.assign = self._assign
         wires.notify = lambda gateway_id, notice: self._send(
             ("scheduler", gateway_id), self._gateways[gateway_id].noticed, notice
         )
@@ -206,9 +209,7 @@ class World:
             action,
             lambda item: self._send((action.engine_id, gateway_id), answer, item),
         )
-        return gateway.SimGateway(
-            self.kernel, gateway_id, MODEL, wires, self._closed, tick_s=self.scenario.tick_s
-        )
+        return gateway.SimGateway(self.kernel, gateway_id, MODEL, wires, self._closed, tick_s=self.scenario.tick_s)
 
     # messages
 
@@ -226,6 +227,10 @@ class World:
         for gateway_id, at in self._gateways.items():
             progress = report.progress.get(gateway_id, [])
             self._send((engine.engine_id, gateway_id), at.reported, engine.engine_id, engine.incarnation, progress)
+
+    def _assign(self, gateway_id: str, assignment: Assignment) -> None:
+        self.assigned.append((assignment.request_id, assignment.epoch, assignment.engine_id))
+        self._send(("scheduler", gateway_id), self._gateways[gateway_id].assigned, assignment)
 
     def _submitted(self, submit: Submit, answer: Callable[[SubmitReply], None]) -> None:
         self._scheduler.submit(submit, answer)
