@@ -1,6 +1,10 @@
 """What simulated engines are: their time model and their size."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+
+from sagellm_common.errors import InvalidArgument
 
 PAGE_SIZE = 16
 
@@ -73,3 +77,30 @@ H100_8B = EngineSpec(
 MOCK = EngineSpec(kind="mock", base=8e-3, prefill=1e-4, decode=2e-4, context=0.0, chunk_x_context=0.0, num_pages=65_536)
 
 SPECS = {spec.kind: spec for spec in (H200_8B, H100_8B, MOCK)}
+MOST_ENGINES = 10_000
+
+
+def parse_engines(text: str) -> tuple[EngineSpec, ...]:
+    """Read `4*h200-8b,2*my-kind.json`: counts, and kinds that are known or described in a JSON file.
+
+    Raises InvalidArgument, listing the known kinds, for anything else.
+    """
+    engines: list[EngineSpec] = []
+    for part in text.split(","):
+        count, _, kind = part.strip().rpartition("*")
+        if not (count or "1").isdigit() or not 1 <= int(count or "1") <= MOST_ENGINES:
+            raise InvalidArgument(f"engines: {part!r} does not begin with a count, as in 4*h200-8b", param="engines")
+        engines += [_spec(kind)] * int(count or "1")
+    return tuple(engines)
+
+
+def _spec(kind: str) -> EngineSpec:
+    if kind in SPECS:
+        return SPECS[kind]
+    path = Path(kind)
+    if path.suffix == ".json" and path.is_file():
+        try:
+            return EngineSpec(**{"kind": path.stem, **json.loads(path.read_text())})
+        except (ValueError, TypeError) as error:
+            raise InvalidArgument(f"{path} does not describe an engine: {error}", param="engines") from error
+    raise InvalidArgument(f"there is no kind of engine {kind!r}; known are {', '.join(SPECS)}", param="engines")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -60,6 +61,21 @@ class Trace:
     def with_slo(self, slo: Slo) -> "Trace":
         """The same requests, each stating this."""
         return replace(self, requests=[replace(r, slo=slo) for r in self.requests])
+
+
+def conversations(count: int, seed: int = 0, per_s: float = 10.0) -> Trace:
+    """Make up chats: lengths log-normal about 800 tokens in and 200 out, arrivals by chance, `per_s` a second."""
+    chance = random.Random(seed)
+    at, requests = 0.0, []
+    for number in range(count):
+        at += chance.expovariate(per_s)
+        prompt, output = chance.lognormvariate(6.7, 0.9), chance.lognormvariate(5.2, 0.7)
+        requests.append(
+            TraceRequest(
+                request_id=f"r{number}", at=at, prompt_tokens=1 + int(prompt), output_tokens=1 + min(4096, int(output))
+            )
+        )
+    return Trace("made-up chats", requests)
 
 
 def load(path: Path) -> Trace:

@@ -113,8 +113,9 @@ class World:
             for number, spec in enumerate(scenario.engines)
         }
 
-    def run(self) -> Result:
-        """Feed the trace and wait for the last request to end."""
+    def run(self, progress: Callable[[], None] = lambda: None) -> Result:
+        """Feed the trace and wait for the last request to end; `progress` is called every ten simulated seconds."""
+        self.kernel.every(10.0, progress)
         self._begin()
         names = list(self._gateways)
         for number, request in enumerate(self.trace.requests):

@@ -11,7 +11,7 @@ class Columns:
     `seqs`/`max_seqs`: sequence slots taken and there. `tokens`/`total_tokens`: KV tokens spoken for and there.
     `max_context`: longest context an engine can hold. `is_spare`: used only where no other engine has room.
     `price`: of a second.
-    `loads`: what predictions need.
+    `loads`: what predictions need; `loads.age` holds when each engine was heard, on the scheduler's clock.
     """
 
     def __init__(self, capacity: int = 16) -> None:

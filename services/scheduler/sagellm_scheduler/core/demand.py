@@ -15,13 +15,14 @@ Figures = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A request that is to be placed: its KV tokens and answer as expected, how long it has waited, its SLO."""
+    """A request that is to be placed `now`: its KV tokens and answer as expected, how long it has waited, its SLO."""
 
     submit: Submit
     kv_tokens: int
     answer: float
     waited_s: float
     slo: Slo
+    now: float
 
     @property
     def work(self) -> Work:

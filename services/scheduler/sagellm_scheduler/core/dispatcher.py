@@ -71,8 +71,8 @@ class Dispatcher:
     def dispatch(self, model: str, now: float) -> None:
         """Place requests of a model in the order of the queue, until the queue is empty or its head has no room."""
         while (request := self.queues.head(model)) is not None:
-            demand = self.demand(request.submit, now - request.arrival)
-            placed = place(demand, self.fleet, self.router, backlog_s=self.config.backlog_s, now=now)
+            demand = self.demand(request.submit, now - request.arrival, now)
+            placed = place(demand, self.fleet, self.router, backlog_s=self.config.backlog_s)
             if placed is Blocked.BUSY:
                 request.parked_since = None
                 return
@@ -82,7 +82,7 @@ class Dispatcher:
             else:
                 self._park(request, now)
 
-    def demand(self, submit: Submit, waited_s: float) -> Demand:
+    def demand(self, submit: Submit, waited_s: float, now: float) -> Demand:
         """Return what a request asks of an engine if it is placed after so long."""
         return Demand(
             submit,
@@ -90,13 +90,14 @@ class Dispatcher:
             answer=self._lengths.answer(submit),
             waited_s=waited_s,
             slo=effective(submit.slo, self.config.default_slo),
+            now=now,
         )
 
     def prospect(self, submit: Submit, now: float) -> Prospect | None:
         """Return what a request has to expect that joins the queue now; None if no engine could take it."""
         waiting = self.queues.num_waiting(submit.model)
         return prospect(
-            self.demand(submit, age_s(submit)),
+            self.demand(submit, age_s(submit), now),
             self.fleet,
             tokens_before=self.queues.tokens_waiting(submit.model),
             slots_wait_s=self.rate.wait_s(waiting + 1, now),

@@ -41,7 +41,7 @@ class Fleet:
         self._turn = 0
         self.ignored_reports = 0
         self._version = 0
-        self._outlook: tuple[tuple[str, Work, int], Outlook] | None = None
+        self._outlook: tuple[tuple[str, Work, int, float], Outlook] | None = None
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(list(self._engines.values()))
@@ -68,12 +68,14 @@ class Fleet:
             slots = self._slots[model] = np.array(found, np.intp)
         return slots
 
-    def outlook(self, model: str, work: Work) -> Outlook:
+    def outlook(self, model: str, work: Work, now: float) -> Outlook:
         """Return what a request would see on each engine of a model; asked again before anything changes, the same."""
-        key = (model, work, self._version)
+        key = (model, work, self._version, now)
         if self._outlook is None or self._outlook[0] != key:
             slots = self.slots(model)
             loads = self.columns.loads.at(slots)
+            loads.age = np.maximum(0.0, now - loads.age)
+            loads.prefill_share = np.full(len(slots), loads.prefill_share.mean() if len(slots) else 0.0)
             forecast = self.performance.forecast(loads, work, np.zeros(len(slots)))
             self._outlook = key, Outlook(slots, loads, forecast)
         return self._outlook[1]
@@ -205,7 +207,8 @@ class Fleet:
         loads.decoding[slot] = engine.decoding()
         loads.sequences[slot] = self.columns.seqs[slot]
         loads.context[slot] = engine.context()
-        loads.backlog[slot], loads.prompts[slot] = engine.backlog()
+        loads.backlog[slot], loads.unseen[slot], loads.prompts[slot] = engine.backlog()
+        loads.age[slot] = engine.since if engine.heard_at is None else engine.heard_at
         loads.budget[slot] = engine.registration.max_batch_tokens
         loads.prefill_share[slot] = engine.times.prefill_share
 

@@ -49,7 +49,7 @@ class _Views:
     waited_s: float
 
 
-def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float, now: float) -> Placed | Blocked:
+def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float) -> Placed | Blocked:
     """Choose an engine by the router among those that are able and have room; roles and failures only narrow them.
 
     Able: serves the model, is ready, holds the context, and has not failed this request (unless all others have
@@ -79,7 +79,9 @@ def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float, now
     picked = int(chosen[choice.index])
     engine = fleet.at(int(views.slots[picked]))
     reason = f"{router.name}: {choice.reason}{_caveat(submit, engine)}"
-    return Placed(engine, reason, _expected(views.expected, picked, engine, now), _listed(submit, fleet, views, picked))
+    return Placed(
+        engine, reason, _expected(views.expected, picked, engine, demand.now), _listed(submit, fleet, views, picked)
+    )
 
 
 def _expected(expected: Forecast, index: int, engine: Engine, now: float) -> Expected:
@@ -118,7 +120,7 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views | Blocked:
     room = able & (seqs < max_seqs) & ((tokens + demand.kv_tokens <= total) | (seqs == 0))
     if not room.any():
         return Blocked.BUSY if able.any() else Blocked.NO_ENGINE
-    outlook = fleet.outlook(submit.model, demand.work)
+    outlook = fleet.outlook(submit.model, demand.work, demand.now)
     room &= (outlook.loads.backlog == 0) | (outlook.forecast.backlog_s < backlog_s)
     if not room.any():
         return Blocked.BUSY

@@ -17,7 +17,7 @@ def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: 
     able = columns.ready[slots] & (columns.max_context[slots] > context_tokens(demand.submit))
     if not able.any():
         return None
-    outlook = fleet.outlook(demand.submit.model, demand.work)
+    outlook = fleet.outlook(demand.submit.model, demand.work, demand.now)
     loads, expected = outlook.loads, outlook.forecast
     wait_s = tokens_before / float(prefill_rate(loads)[able].sum()) if tokens_before else 0.0
     if bool((columns.seqs[slots] >= columns.max_seqs[slots])[able].all()):

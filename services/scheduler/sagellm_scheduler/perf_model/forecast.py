@@ -18,8 +18,8 @@ class Loads:
 
     `kind` numbers the kinds of engines. `decoding`: sequences that decode now. `sequences`: all that it has or will
     have, those still to be prefilled included. `context`: tokens of all their contexts. `backlog`: prefill tokens to be
-    computed before the request, those of `prompts` prompts. `budget`: tokens of a step. `prefill_share`: share of the
-    time that goes into prefill.
+    computed before the request, those of `prompts` prompts; so many of them as are not `unseen` were reported `age`
+    seconds ago. `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill.
     """
 
     coefficients: Matrix
@@ -29,6 +29,8 @@ class Loads:
     sequences: Vector
     context: Vector
     backlog: Vector
+    unseen: Vector
+    age: Vector
     prompts: Vector
     budget: Vector
     prefill_share: Vector
@@ -52,8 +54,8 @@ class Loads:
 
     def idle(self) -> Self:
         """The same engines with nothing to do."""
-        nothing = np.zeros(len(self.knee))
-        return replace(self, decoding=nothing, sequences=nothing, context=nothing, backlog=nothing, prompts=nothing)
+        none = np.zeros(len(self.knee))
+        return replace(self, decoding=none, sequences=none, context=none, backlog=none, unseen=none, prompts=none)
 
     def doubled(self) -> Self:
         """The same with room for twice as many."""
@@ -78,7 +80,9 @@ def first_token_s(loads: Loads, new: Vector, context: float) -> Vector:
         + loads.per(OVER_KNEE) * _over(loads, tokens, steps)
     )
     underway = np.where(loads.decoding > 0, 0.5 * beside, 0.0)
-    return underway + steps * beside + computing
+    seconds = steps * beside + computing
+    reported = seconds * (loads.backlog - loads.unseen) / np.maximum(1.0, tokens)
+    return underway + seconds - np.minimum(loads.age, reported)
 
 
 def prefill_s(loads: Loads, new: Vector, context: float) -> Vector:

@@ -56,6 +56,7 @@ class Engine:
         loads.sequences[0] = gauges.running + gauges.waiting
         loads.context[0] = gauges.running_tokens + gauges.waiting_tokens
         loads.backlog[0] = gauges.waiting_tokens + gauges.prefill_tokens
+        loads.unseen[0] = loads.age[0] = 0.0
         loads.prompts[0] = gauges.waiting + gauges.prefilling
         loads.budget[0] = BUDGET
         loads.prefill_share[0] = self.times.prefill_share

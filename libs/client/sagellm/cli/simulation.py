@@ -1,0 +1,153 @@
+"""Runs of the simulator for people: progress, a table, bars, a picture."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sagellm.cli.console import err, out
+from sagellm_common.contracts.slo import Slo
+from sagellm_common.errors import InvalidArgument, Unavailable
+
+with contextlib.suppress(ModuleNotFoundError):  # said in a sentence when it is used
+    from sagellm_simulation.report import Summary, summarise
+    from sagellm_simulation.specs import EngineSpec, parse_engines
+    from sagellm_simulation.trace import Trace, conversations, load
+    from sagellm_simulation.world import Result, Scenario, World
+
+BAR = 40
+COLUMNS = ("TTFT p50", "p95", "p99", "ITL p50", "p99", "good/s", "use", "cost", "refused")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the user wants simulated."""
+
+    trace: Path | None
+    engines: str
+    policies: tuple[str, ...]
+    rate: float | None
+    first: int
+    ttft_ms: float
+    itl_ms: float
+    admission: bool
+    seed: int
+
+    @property
+    def slo(self) -> Slo:
+        return Slo(ttft_ms=self.ttft_ms, itl_ms=self.itl_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy's run."""
+
+    policy: str
+    result: "Result"
+    summary: "Summary"
+
+
+def run(asked: Asked, *, quiet: bool = False) -> list[Run]:
+    """Simulate each policy in turn; raises InvalidArgument for what is unknown, Unavailable if parts are missing."""
+    if "Scenario" not in globals():
+        raise Unavailable("the simulator needs the scheduler and gateway parts: pip install 'sagellm[all]'")
+    trace = load(asked.trace).first(asked.first) if asked.trace is not None else conversations(asked.first, asked.seed)
+    if asked.rate is not None:
+        trace = trace.at_rate(asked.rate)
+    engines = parse_engines(asked.engines)
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err(), disable=quiet) as progress:
+        return [_run(asked, policy, trace, engines, progress) for policy in asked.policies]
+
+
+def _run(asked: Asked, policy: str, trace: "Trace", engines: "Sequence[EngineSpec]", progress: Progress) -> Run:
+    router, _, queue = policy.partition("/")
+    scenario = Scenario(
+        engines=tuple(engines),
+        router=router,
+        queue=queue or "fifo",
+        slo=asked.slo,
+        admission_slack=1.0 if asked.admission else None,
+        seed=asked.seed,
+    )
+    task = progress.add_task(policy, total=len(trace.requests))
+    world = World(scenario, trace if not asked.admission else trace.with_slo(asked.slo))
+    result = world.run(lambda: progress.update(task, completed=len(world.result.ended)))
+    progress.update(task, completed=len(trace.requests))
+    return Run(policy, result, summarise(result, asked.slo))
+
+
+def show(asked: Asked, runs: Sequence[Run]) -> None:
+    """Print a table, and the share of requests within the SLO as bars."""
+    trace = runs[0].result.trace
+    out().print(
+        f"{len(trace.requests)} requests of {trace.name}, {trace.rate:.2f} a second, on {asked.engines}. "
+        f"SLO: first token within {asked.ttft_ms:g} ms (TTFT), then {asked.itl_ms:g} ms a token (ITL).\n",
+        markup=False,
+    )
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    table.add_column("policy", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for item in runs:
+        s = item.summary
+        figures = (s.ttft_p50 * 1e3, s.ttft_p95 * 1e3, s.ttft_p99 * 1e3)
+        table.add_row(
+            item.policy,
+            *(f"{value:,.0f}" for value in figures),
+            *(f"{value * 1e3:.1f}" for value in (s.itl_p50, s.itl_p99)),
+            *(f"{s.goodput:.2f}", f"{s.utilisation:.0%}", f"{s.cost:.2f}", f"{s.refused}"),
+        )
+    out().print(table)
+    out().print("\n[bold]Requests within the SLO[/bold]")
+    best = max(item.summary.attainment for item in runs)
+    for item in runs:
+        share = item.summary.attainment
+        style = "green" if share == best else "blue"
+        bar = "█" * round(share * BAR)
+        out().print(f"  {item.policy:<24} [{style}]{bar:<{BAR}}[/{style}] {share:.1%}")
+
+
+def as_json(asked: Asked, runs: Sequence[Run]) -> dict[str, Any]:
+    """For programs."""
+    trace = runs[0].result.trace
+    return {
+        "trace": trace.name,
+        "requests": len(trace.requests),
+        "rate_per_s": round(trace.rate, 4),
+        "engines": asked.engines,
+        "slo": asked.slo.model_dump(exclude_none=True),
+        "policies": {item.policy: item.summary.as_dict() for item in runs},
+    }
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """Draw the distributions of both times; raises Unavailable without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise Unavailable("a picture needs matplotlib: pip install matplotlib") from error
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for item in runs:
+        ended = item.result.ended
+        _curve(left, item.policy, [e.ttft_s * 1e3 for e in ended if e.ttft_s is not None])
+        _curve(right, item.policy, [e.itl_s * 1e3 for e in ended if e.itl_s is not None])
+    for axis, name, limit in ((left, "time to first token, ms", "ttft_ms"), (right, "time per token, ms", "itl_ms")):
+        axis.set(xlabel=name, ylabel="share of requests", xscale="log", ylim=(0, 1))
+        axis.axvline(getattr(runs[0].result.scenario.slo, limit), color="grey", linestyle=":", label="SLO")
+        axis.grid(alpha=0.3)
+    right.legend()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{path} cannot be written: {error}", param="plot") from error
+
+
+def _curve(axis: Any, label: str, values: Sequence[float]) -> None:
+    ordered = sorted(values)
+    axis.plot(ordered, [(place + 1) / len(ordered) for place in range(len(ordered))], label=label)

@@ -1,0 +1,74 @@
+"""`sagellm simulate`: what it prints, and what it says about what it cannot do."""
+
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from sagellm.cli.main import main
+
+SMALL = ["simulate", "--first", "60", "--rate", "20", "--engines", "1*h200-8b"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run a command; returns its exit code, and what it wrote."""
+    with mock.patch.object(sys, "argv", ["sagellm", *arguments]), pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_policies_are_compared_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each policy has a row with its figures and a bar with its share of requests within the SLO."""
+    code, out, _ = run(capsys, *SMALL, "--policy", "predictive/fair", "--policy", "random")
+    assert code == 0
+    assert "60 requests of made-up chats, 20.00 a second" in out
+    assert out.count("predictive/fair") == 2
+    assert out.count("random") == 2
+
+
+def test_json_repeats_with_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same seed gives the same figures, another one others."""
+    one, two, three = (run(capsys, *SMALL, "--json", "--seed", seed)[1] for seed in ("1", "1", "2"))
+    assert json.loads(one) == json.loads(two)
+    assert json.loads(one)["policies"] != json.loads(three)["policies"]
+    assert json.loads(one)["policies"]["load_balanced"]["finished"] == 60
+
+
+def test_a_trace_and_an_engine_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An engine is described in a JSON file, a trace read from a CSV; a picture is written."""
+    fields = {"base": 0.01, "prefill": 1e-4, "decode": 1e-4, "context": 0, "chunk_x_context": 0, "num_pages": 1000}
+    (tmp_path / "mine.json").write_text(json.dumps(fields))
+    (tmp_path / "trace.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n0,100,10\n1,200,20\n")
+    code, out, _ = run(
+        capsys,
+        *("simulate", "--trace", str(tmp_path / "trace.csv"), "--engines", f"2*{tmp_path / 'mine.json'}", "--json"),
+        *("--policy", "predictive", "--plot", str(tmp_path / "picture.png")),
+    )
+    assert code == 0
+    figures = json.loads(out)["policies"]["predictive"]
+    assert figures["finished"] == 2
+    assert figures["itl_p50"] == pytest.approx(0.0101, abs=2e-4)
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engines", "3*abacus"], "no kind of engine 'abacus'; known are h200-8b"),
+        (["--engines", "none*h200-8b"], "does not begin with a count"),
+        (["--trace", "nowhere.csv"], "no trace nowhere.csv"),
+        (["--policy", "quickest"], "no router 'quickest'; known are"),
+        (["--policy", "random/loudest"], "no queue policy 'loudest'; known are"),
+    ],
+)
+def test_what_is_unknown_is_said_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """With the known names, and without a traceback."""
+    code, _, err = run(capsys, "simulate", "--first", "5", *arguments)
+    assert code == 1
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
