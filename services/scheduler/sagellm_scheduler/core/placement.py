@@ -17,7 +17,7 @@ from sagellm_scheduler.perf_model.model import Forecast
 from sagellm_scheduler.routing.router import Candidates, Choice, Router
 
 Mask = NDArray[np.bool_]
-MAX_LISTED = 8
+MAX_LISTED = 6
 
 
 class Blocked(Enum):

@@ -1,13 +1,13 @@
 """From step times to what a request will see: time to the first token, and time per token after it."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sagellm_scheduler.perf_model.regression import Matrix, Vector
-from sagellm_scheduler.perf_model.steps import BASE, CHUNK_X_CONTEXT, CONTEXT, DECODE, NUM_FEATURES, OVER_KNEE, PREFILL
+from sagellm_scheduler.perf_model.steps import NUM_FEATURES
 
 MOST_SHARE = 0.8
 
@@ -47,84 +47,73 @@ class Loads:
         """The loads of some engines."""
         return type(self)(*(getattr(self, field.name)[slots] for field in fields(self)))
 
-    def per(self, feature: int) -> Vector:
-        """Seconds per unit of a feature, shape [n]."""
-        column: Vector = self.coefficients[:, feature]
-        return column
-
-    def idle(self) -> Self:
-        """The same engines with nothing to do."""
-        none = np.zeros(len(self.knee))
-        return replace(self, decoding=none, sequences=none, context=none, backlog=none, unseen=none, prompts=none)
-
     def doubled(self) -> Self:
         """The same with room for twice as many."""
         columns = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(np.concatenate([column, np.zeros_like(column)]) for column in columns))
 
 
-def first_token_s(loads: Loads, new: Vector, context: float) -> Vector:
-    """Seconds until the first token of a prompt of `context` tokens, of which `new` [n] are not in the engine's cache.
+@dataclass(frozen=True, slots=True)
+class PromptTimes:
+    """Seconds of a prompt on each of n engines, shape [n] each.
+
+    `first`: until its first token. `backlog`: until what was there before is prefilled. `own`: of computing that it
+    takes from those that decode beside it. `alone`: until its first token if nothing else ran there.
+    """
+
+    first: Vector
+    backlog: Vector
+    own: Vector
+    alone: Vector
+
+
+def prompt_times(loads: Loads, new: Vector, context: float) -> PromptTimes:
+    """Predict for a prompt of `context` tokens, of which `new` [n], at least 1, are not in the engine's cache.
 
     Prompts are prefilled in the order of arrival, as many tokens a step as the decoding sequences leave of its budget.
     """
-    room = _room(loads)
+    base, prefill, decode, per_context, per_product, per_over = loads.coefficients.T
+    room = np.maximum(1.0, loads.budget - loads.decoding)
     tokens = loads.backlog + new
-    steps = np.maximum(1.0, np.ceil(tokens / room))
-    beside = loads.per(BASE) + loads.per(DECODE) * loads.decoding + loads.per(CONTEXT) * loads.context
-    ahead = loads.backlog / np.maximum(1.0, loads.prompts)
-    products = _products(new, context, room) + _products(loads.backlog, ahead, room)
-    computing = (
-        loads.per(PREFILL) * tokens
-        + loads.per(CHUNK_X_CONTEXT) * products
-        + loads.per(OVER_KNEE) * _over(loads, tokens, steps)
+    steps = np.ceil(tokens / room)
+    beside = base + decode * loads.decoding + per_context * loads.context
+    last = tokens - (steps - 1) * room
+    over = (steps - 1) * np.maximum(0.0, loads.budget - loads.knee) + np.maximum(
+        0.0, last + loads.decoding - loads.knee
     )
+    ahead = loads.backlog / np.maximum(1.0, loads.prompts)
+    products = loads.backlog * 0.5 * (ahead + np.minimum(ahead, room))
+    own = prefill * new + per_product * new * (context - 0.5 * (new - np.minimum(new, room)))
+    seconds = steps * beside + own + prefill * loads.backlog + per_product * products + per_over * over
+    share = seconds / tokens
+    own = own + per_over * over * (new / tokens)
+    reported = share * (loads.backlog - loads.unseen)
+    passed = np.minimum(loads.age, reported)
     underway = np.where(loads.decoding > 0, 0.5 * beside, 0.0)
-    seconds = steps * beside + computing
-    reported = seconds * (loads.backlog - loads.unseen) / np.maximum(1.0, tokens)
-    return underway + seconds - np.minimum(loads.age, reported)
-
-
-def prefill_s(loads: Loads, new: Vector, context: float) -> Vector:
-    """Seconds of computing that a prompt takes from those that decode beside it."""
-    room = _room(loads)
-    steps = np.maximum(1.0, np.ceil(new / room))
-    over = _over(loads, new, steps)
-    return (
-        loads.per(PREFILL) * new
-        + loads.per(CHUNK_X_CONTEXT) * _products(new, context, room)
-        + loads.per(OVER_KNEE) * over
+    return PromptTimes(
+        first=underway + seconds - passed,
+        backlog=share * loads.backlog - passed,
+        own=own,
+        alone=own + base * np.ceil(new / loads.budget),
     )
 
 
 def prefill_rate(loads: Loads) -> Vector:
     """Prefill tokens a second of full steps, beside the sequences that decode."""
-    room = _room(loads)
-    beside = loads.per(BASE) + loads.per(DECODE) * loads.decoding + loads.per(CONTEXT) * loads.context
+    base, prefill, decode, per_context, _, per_over = loads.coefficients.T
+    room = np.maximum(1.0, loads.budget - loads.decoding)
+    beside = base + decode * loads.decoding + per_context * loads.context
     over = np.maximum(0.0, loads.budget - loads.knee)
-    return room / np.maximum(1e-9, beside + loads.per(PREFILL) * room + loads.per(OVER_KNEE) * over)
+    return np.asarray(room / np.maximum(1e-9, beside + prefill * room + per_over * over))
 
 
-def per_token_s(loads: Loads, more: float, context: float) -> Vector:
-    """Mean seconds from token to token with `more` sequences beside those that are there, of `context` tokens each."""
-    sequences = loads.sequences + more
-    step = loads.per(BASE) + loads.per(DECODE) * sequences + loads.per(CONTEXT) * (loads.context + more * context)
-    step = step + loads.per(OVER_KNEE) * np.maximum(0.0, sequences - loads.knee)
-    return step / (1.0 - np.minimum(loads.prefill_share, MOST_SHARE))
-
-
-def _room(loads: Loads) -> Vector:
-    return np.maximum(1.0, loads.budget - loads.decoding)
-
-
-def _over(loads: Loads, tokens: Vector, steps: Vector) -> Vector:
-    """Rows above the knee in all steps that compute so many prefill tokens beside the decoding sequences."""
-    last = tokens - (steps - 1) * _room(loads)
-    full = np.maximum(0.0, loads.budget - loads.knee)
-    return (steps - 1) * full + np.maximum(0.0, last + loads.decoding - loads.knee)
-
-
-def _products(new: Vector, context: Vector | float, room: Vector) -> Vector:
-    """Sum of chunk x context at the chunk's end, for the last `new` tokens of a context, in chunks of `room`."""
-    known = np.maximum(0.0, context - new)
-    return new * (known + 0.5 * (new + np.minimum(new, room)))
+def per_token(loads: Loads, context: float) -> tuple[Vector, Vector]:
+    """Mean seconds from token to token: as things are, and with one more sequence of so many tokens; shape [n] each."""
+    base, _, decode, per_context, _, per_over = loads.coefficients.T
+    over = np.maximum(0.0, loads.sequences - loads.knee)
+    more = np.maximum(0.0, loads.sequences + 1 - loads.knee)
+    step = base + decode * loads.sequences + per_context * loads.context
+    left = 1.0 - np.minimum(loads.prefill_share, MOST_SHARE)
+    before = (step + per_over * over) / left
+    after = (step + decode + per_context * context + per_over * more) / left
+    return before, after

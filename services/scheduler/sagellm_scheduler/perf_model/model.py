@@ -6,7 +6,7 @@ import numpy as np
 
 from sagellm_scheduler.perf_model.calibration import Calibration
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, first_token_s, per_token_s, prefill_s
+from sagellm_scheduler.perf_model.forecast import Loads, per_token, prompt_times
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.regression import Vector
 
@@ -68,6 +68,7 @@ class PerformanceModel:
         self._kinds: list[KindTimes] = []
         self._first: list[Calibration] = []
         self._per: list[Calibration] = []
+        self._lines = np.empty((0, 6))
 
     def number(self, kind: str) -> int:
         """Return the number of a kind, which is given when it is first asked for."""
@@ -76,6 +77,7 @@ class PerformanceModel:
             self._kinds.append(KindTimes())
             self._first.append(Calibration())
             self._per.append(Calibration())
+            self._lines = np.vstack([self._lines, [*self._first[-1].line, *self._per[-1].line]])
         return number
 
     def engine(self, kind: str) -> EngineTimes:
@@ -84,37 +86,37 @@ class PerformanceModel:
 
     def first_token_came(self, kind: str, raw_s: float, measured_s: float) -> None:
         """Learn how a prediction of the first token came out."""
-        self._first[self.number(kind)].observe(raw_s, measured_s)
+        number = self.number(kind)
+        self._first[number].observe(raw_s, measured_s)
+        self._lines[number, :3] = self._first[number].line
 
     def tokens_came(self, kind: str, raw_s: float, measured_s: float) -> None:
         """Learn how a prediction of the time per token came out."""
-        self._per[self.number(kind)].observe(raw_s, measured_s)
+        number = self.number(kind)
+        self._per[number].observe(raw_s, measured_s)
+        self._lines[number, 3:] = self._per[number].line
 
     def forecast(self, loads: Loads, work: Work, cached: Vector) -> Forecast:
         """Return what a request would see on each engine, of which `cached` [n] tokens are in its cache."""
-        new = np.maximum(1.0, work.context - cached)
-        seen = work.context + work.answer / 2
-        raw_first = first_token_s(loads, new, work.context)
-        raw_per, raw_before = per_token_s(loads, 1.0, seen), per_token_s(loads, 0.0, 0.0)
-        first = np.array([calibration.line for calibration in self._first])[loads.kind]
-        per = np.array([calibration.line for calibration in self._per])[loads.kind]
-        first_s = first[:, 0] + first[:, 1] * raw_first
-        per_s = per[:, 0] + per[:, 1] * raw_per
-        per_before_s = per[:, 0] + per[:, 1] * raw_before
-        delay = loads.decoding * prefill_s(loads, new, work.context)
-        delay += loads.sequences * work.answer * np.maximum(0.0, per_s - per_before_s)
+        times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context)
+        raw_before, raw_per = per_token(loads, work.context + work.answer / 2)
+        first_offset, first_factor, first_spread, per_offset, per_factor, per_spread = self._lines[loads.kind].T
+        first_s = first_offset + first_factor * times.first
+        per_s = per_offset + per_factor * raw_per
+        per_before_s = per_offset + per_factor * raw_before
+        delay = loads.decoding * times.own + loads.sequences * work.answer * np.maximum(0.0, per_s - per_before_s)
         return Forecast(
             first_s=first_s,
-            first_spread=first[:, 2],
+            first_spread=first_spread,
             per_s=per_s,
-            per_spread=per[:, 2],
+            per_spread=per_spread,
             per_before_s=per_before_s,
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
-            raw_first_s=raw_first,
+            raw_first_s=times.first,
             raw_per_s=raw_per,
-            backlog_s=first_token_s(loads, np.zeros(len(new)), 0.0),
-            alone_s=first[:, 0] + first[:, 1] * first_token_s(loads.idle(), new, work.context),
+            alone_s=first_offset + first_factor * times.alone,
+            backlog_s=times.backlog,
         )
 
 

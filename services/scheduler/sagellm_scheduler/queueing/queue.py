@@ -17,7 +17,7 @@ class RequestQueue:
     """
 
     def __init__(self, policy: QueuePolicy) -> None:
-        self._policy = policy
+        self._use(policy)
         self._waiting: dict[str, Request] = {}
         self._heap: list[_Entry] = []
         self.tokens = 0
@@ -43,8 +43,8 @@ class RequestQueue:
 
     def serve(self, request: Request) -> None:
         """Take out the request that goes next, and let the policy know."""
-        if isinstance(self._policy, Served) and self.peek() is request:
-            self._policy.served(request, self._heap[0][0])
+        if self._note_served is not None and self.peek() is request:
+            self._note_served(request, self._heap[0][0])
         self.remove(request)
 
     def remove(self, request: Request) -> bool:
@@ -60,9 +60,13 @@ class RequestQueue:
 
     def reorder(self, policy: QueuePolicy) -> None:
         """Order all waiting requests by another policy; none is lost."""
-        self._policy = policy
+        self._use(policy)
         self._heap = [(policy.key(request), request.seq, request) for request in self._waiting.values()]
         heapq.heapify(self._heap)
+
+    def _use(self, policy: QueuePolicy) -> None:
+        self._policy = policy
+        self._note_served = policy.served if isinstance(policy, Served) else None
 
     def _is_waiting(self, entry: _Entry) -> bool:
         return self._waiting.get(entry[2].request_id) is entry[2]

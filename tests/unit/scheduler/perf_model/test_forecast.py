@@ -8,7 +8,7 @@ from sagellm_engine.backends.mock import MockRunner
 from sagellm_engine.core.config import EngineConfig, MockConfig
 from sagellm_engine.core.engine import EngineCore
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, first_token_s, per_token_s
+from sagellm_scheduler.perf_model.forecast import Loads, per_token, prompt_times
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from support.engine import request
 
@@ -87,7 +87,7 @@ def test_the_first_token_comes_when_it_was_forecast(engine: Engine, decoding: in
         engine.step()
     for number in range(ahead):
         engine.submit(f"ahead-{number}", 700, 500)
-    expected = first_token_s(engine.loads(), np.array([float(prompt)]), float(prompt))[0]
+    expected = prompt_times(engine.loads(), np.array([float(prompt)]), float(prompt)).first[0]
     began = engine.now
     engine.submit("mine", prompt, 2)
     while "mine" not in engine.came:
@@ -105,7 +105,7 @@ def test_tokens_come_as_forecast(engine: Engine, decoding: int) -> None:
         engine.step()
     loads = engine.loads()
     loads.prefill_share[0] = 0.0  # nothing new will come
-    expected = per_token_s(loads, 1.0, 60.0)[0]
+    expected = per_token(loads, 60.0)[1][0]
     engine.submit("mine", 50, 20)
     while len(engine.came.get("mine", ())) < 20:
         engine.step()
@@ -119,7 +119,7 @@ def test_prompts_of_others_lengthen_the_time_per_token(engine: Engine) -> None:
         if number % 10 == 0:
             engine.submit(f"stream-{number}", 200, 30)
         engine.step()
-    expected = per_token_s(engine.loads(), 1.0, 150.0)[0]
+    expected = per_token(engine.loads(), 150.0)[1][0]
     engine.submit("mine", 50, 200)
     number = 200
     while len(engine.came.get("mine", ())) < 200:
