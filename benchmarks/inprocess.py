@@ -18,16 +18,19 @@ from sagellm_engine.inprocess import LocalEngine
 def measure(engine: LocalEngine, workload: str, repeats: int) -> list[dict[str, float]]:
     """Run a workload `repeats` times after one warm-up; every round has prompts of its own."""
     requests, prompt_tokens, max_tokens = WORKLOADS[workload]
-    return [_round(engine, number, requests, prompt_tokens, max_tokens) for number in range(repeats + 1)][1:]
+    rounds = range(repeats + 1)
+    return [_round(engine, f"{workload}-{n}", n, requests, prompt_tokens, max_tokens) for n in rounds][1:]
 
 
-def _round(engine: LocalEngine, number: int, requests: int, prompt_tokens: int, max_tokens: int) -> dict[str, float]:
+def _round(
+    engine: LocalEngine, name: str, number: int, requests: int, prompt_tokens: int, max_tokens: int
+) -> dict[str, float]:
     sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, seed=0, ignore_eos=True)
     start = time.perf_counter()
     for index in range(requests):
         ids = prompt(number * requests + index, prompt_tokens)
         engine.core.submit(
-            EngineRequest(key=(f"{number}-{index}", 0), prompt_token_ids=ids, sampling=sampling), time.monotonic()
+            EngineRequest(key=(f"{name}-{index}", 0), prompt_token_ids=ids, sampling=sampling), time.monotonic()
         )
     last: dict[str, float] = {}
     firsts, gaps, tokens = [], [], 0
@@ -36,9 +39,9 @@ def _round(engine: LocalEngine, number: int, requests: int, prompt_tokens: int, 
         now = time.perf_counter()
         for output in outputs:
             tokens += len(output.token_ids)
-            name = output.key[0]
-            (gaps.append(now - last[name]) if name in last else firsts.append(now - start))
-            last[name] = now
+            key = output.key[0]
+            (gaps.append(now - last[key]) if key in last else firsts.append(now - start))
+            last[key] = now
     seconds = time.perf_counter() - start
     gaps.sort()
     return {

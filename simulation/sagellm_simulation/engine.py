@@ -9,6 +9,7 @@ from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.dispatch import Dispatch
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.frames import TokenItem
+from sagellm_common.contracts.kv import KvEvents, SnapshotReply
 from sagellm_common.contracts.reports import EngineReport, Gauges, Progress, StepSample
 from sagellm_simulation.batching import Batcher, Step
 from sagellm_simulation.kernel import Kernel
@@ -29,6 +30,9 @@ class Listener(Protocol):
 
     def report(self, engine: "SimEngine", report: EngineReport) -> None:
         """A report for everybody."""
+
+    def cache(self, engine: "SimEngine", events: KvEvents) -> None:
+        """Changes of the prefix cache."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,7 @@ class SimEngine:
         self._samples: list[StepSample] = []
         self._reported_at = self._kernel.now
         self._orders = count()
+        self._cache_number = 0
         self._doomed: list[tuple[str, int]] = []
 
     def registration(self, model: str) -> EngineRegistration:
@@ -227,6 +232,7 @@ class SimEngine:
             StepSample(seconds / run.times, step.rows, step.prefill, step.decode, context, step.products, step.cached)
         )
         self._tell(self.batch.commit(run.times))
+        self._tell_cache()
 
     def _tell(self, made: Iterable[Sequence]) -> None:
         now = self._kernel.now
@@ -241,6 +247,23 @@ class SimEngine:
                 self._kept[seq.key] = self._open.pop(seq.key)
         for gateway_id, items in frames.items():
             self._listener.frame(self, gateway_id, items)
+
+    def _tell_cache(self) -> None:
+        pages = self.batch.pages
+        if pages.stored or pages.removed:
+            self._cache_number += 1
+            stored = [block for block in pages.stored if block in pages]
+            removed = [block for block in pages.removed if block not in pages]
+            pages.stored, pages.removed = [], []
+            self._listener.cache(self, KvEvents(self.engine_id, self.incarnation, self._cache_number, stored, removed))
+
+    def snapshot(self) -> SnapshotReply:
+        """All blocks of the prefix cache that have been told."""
+        blocks = [block for block in self.batch.pages if block not in self.batch.pages.stored]
+        blocks += [block for block in self.batch.pages.removed if block not in self.batch.pages]
+        return SnapshotReply(
+            engine_id=self.engine_id, incarnation=self.incarnation, number=self._cache_number, blocks=blocks
+        )
 
     def _item(self, seq: Sequence, first: int, *, is_last: bool) -> TokenItem:
         finish = "length" if is_last else None

@@ -1,6 +1,7 @@
 """KV pages of a simulated engine: counted, not held. Prefixes are known by the ids of their blocks."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sagellm_simulation.specs import PAGE_SIZE
@@ -47,7 +48,10 @@ class Sequence:
 
 
 class PageCount:
-    """free + cached + held = total, as in the engine's page pool; `block` tokens, a multiple of a page, are a block."""
+    """free + cached + held = total, as in the engine's page pool; `block` tokens, a multiple of a page, are a block.
+
+    `stored` and `removed` gather the blocks that have become known and unknown.
+    """
 
     def __init__(self, total: int, block: int) -> None:
         self.total, self.block = total, block
@@ -55,6 +59,12 @@ class PageCount:
         self._block_pages = block // PAGE_SIZE
         self._holders: dict[int, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self.stored: list[int] = []
+        self.removed: list[int] = []
+
+    def __iter__(self) -> Iterator[int]:
+        """All known blocks."""
+        return iter(self._holders)
 
     @property
     def cached(self) -> int:
@@ -102,6 +112,7 @@ class PageCount:
             seq.known += 1
             if block not in self._holders:
                 self._holders[block] = 1
+                self.stored.append(block)
                 seq.held.append(block)
                 seq.own_pages -= self._block_pages
 
@@ -122,6 +133,7 @@ class PageCount:
         while self.free < pages:
             block, _ = self._idle.popitem(last=False)
             del self._holders[block]
+            self.removed.append(block)
             self.free += self._block_pages
         self.free -= pages
 

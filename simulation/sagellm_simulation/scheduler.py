@@ -18,6 +18,7 @@ class Wires:
     assign: Callable[[str, Assignment], None]
     notify: Callable[[str, Notice], None]
     ask: Callable[[str], None]
+    ask_engine: Callable[[str], None]
     ended: Callable[[DecisionRecord], None]
 
 
@@ -60,6 +61,8 @@ class SimScheduler:
                     self._wires.notify(action.gateway_id, action.notice)
                 case act.AskGateway():
                     self._wires.ask(action.gateway_id)
+                case act.AskEngine():
+                    self._wires.ask_engine(action.engine_id)
                 case act.PublishRecord():
                     if action.record.outcome is not None:
                         self._wires.ended(action.record)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sagellm_common.contracts.decisions import DecisionRecord
 from sagellm_common.contracts.frames import TokenItem
+from sagellm_common.contracts.kv import KvEvents
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.scheduling import Assignment, Submit, SubmitReply
 from sagellm_common.contracts.slo import NO_SLO, Slo
@@ -171,6 +172,7 @@ class World:
             ("scheduler", gateway_id), self._gateways[gateway_id].noticed, notice
         )
         wires.ask = self._ask
+        wires.ask_engine = lambda engine_id: self._send(("scheduler", engine_id), self._ask_engine, engine_id)
         wires.ended = self.result.records.append
         config = CoreConfig(
             scheduler_id="s1",
@@ -181,6 +183,7 @@ class World:
             default_slo=scenario.slo,
             backlog_s=scenario.backlog_s,
             admission_slack=scenario.admission_slack,
+            block_tokens=self.trace.block,
             stale_after_s=max(1.0, 2.5 * scenario.heartbeat_s),
             engine_timeout_s=max(2.0, 4 * scenario.heartbeat_s),
         )
@@ -228,6 +231,15 @@ class World:
         for gateway_id, at in self._gateways.items():
             progress = report.progress.get(gateway_id, [])
             self._send((engine.engine_id, gateway_id), at.reported, engine.engine_id, engine.incarnation, progress)
+
+    def cache(self, engine: SimEngine, events: KvEvents) -> None:
+        """An engine publishes changes of its prefix cache."""
+        self._send((engine.engine_id, "scheduler"), self._scheduler.feed, ev.CacheChanged(events))
+
+    def _ask_engine(self, engine_id: str) -> None:
+        engine = self.engines[engine_id]
+        if engine.alive:
+            self._send((engine_id, "scheduler"), self._scheduler.feed, ev.CacheLearnt(engine.snapshot()))
 
     def _assign(self, gateway_id: str, assignment: Assignment) -> None:
         self.assigned.append((assignment.request_id, assignment.epoch, assignment.engine_id))

@@ -79,6 +79,10 @@ class Subjects:
     def engine_ack(self, engine_id: str) -> str:
         return self._engine(engine_id, "ack")
 
+    def engine_snapshot(self, engine_id: str) -> str:
+        """A scheduler asks for all of an engine's prefix cache."""
+        return self._engine(engine_id, "snapshot")
+
     def _engine(self, engine_id: str, verb: str) -> str:
         return f"{self.prefix}.engine.{encode_token(engine_id)}.{verb}"
 
@@ -89,6 +93,10 @@ class Subjects:
     def engine_metrics(self, engine_id: str) -> str:
         """Step reports and heartbeat of one engine; `*` listens to all."""
         return f"{self.prefix}.metrics.engine.{engine_id if engine_id == '*' else encode_token(engine_id)}"
+
+    def kv(self, engine_id: str) -> str:
+        """Changes of one engine's prefix cache; `*` listens to all."""
+        return f"{self.prefix}.kv.{engine_id if engine_id == '*' else encode_token(engine_id)}"
 
     # observers
     def request_event(self, phase: str) -> str:

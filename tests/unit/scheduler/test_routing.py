@@ -237,7 +237,9 @@ def test_prefill_engines_are_spared_while_others_have_room() -> None:
 
 def test_an_unknown_router_name_is_an_error_that_lists_the_known_ones() -> None:
     """No name is silently replaced by another router."""
-    with pytest.raises(InvalidArgument, match="affinity, load_balanced, locality, predictive, random, round_robin"):
+    with pytest.raises(
+        InvalidArgument, match="affinity, cache_aware, load_balanced, locality, predictive, random, round_robin"
+    ):
         ROUTERS.make("adaptive")
 
 

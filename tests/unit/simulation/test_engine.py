@@ -9,6 +9,7 @@ import pytest
 
 from sagellm_common.contracts.dispatch import Dispatch
 from sagellm_common.contracts.frames import TokenItem
+from sagellm_common.contracts.kv import KvEvents
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.sampling import SamplingOptions
 from sagellm_engine.backends.mock import MockRunner
@@ -90,6 +91,9 @@ class Alone:
                 self.last[item.request_id] = self.kernel.now
 
     def report(self, engine: SimEngine, report: EngineReport) -> None:
+        """Nobody listens."""
+
+    def cache(self, engine: SimEngine, events: KvEvents) -> None:
         """Nobody listens."""
 
 

@@ -11,6 +11,7 @@ from sagellm_common.contracts import (
     events,
     frames,
     generate,
+    kv,
     policy,
     registry,
     reports,
@@ -159,6 +160,25 @@ def _engine_channels(s: Callable[[str], str]) -> Iterator[Channel]:
     )
     yield Channel(
         "resend", s(_S.engine_resend("X")), "request", "gateway", "engine", dispatch.ResendRequest, frames.TokenItem
+    )
+    yield Channel(
+        "snapshot",
+        s(_S.engine_snapshot("X")),
+        "request, many replies",
+        "scheduler",
+        "engine",
+        kv.SnapshotRequest,
+        kv.SnapshotReply,
+        "in parts, the last one marked",
+    )
+    yield Channel(
+        "kv",
+        s(_S.kv("X")),
+        "publish",
+        "engine",
+        "schedulers",
+        kv.KvEvents,
+        about="numbered, so that a gap is noticed and repaired by a snapshot",
     )
     yield Channel("ack", s(_S.engine_ack("X")), "publish", "gateway", "engine", dispatch.Ack)
     yield Channel(

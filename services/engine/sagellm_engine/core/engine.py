@@ -13,6 +13,7 @@ from sagellm_engine.core.requests import Known, OpenRequest, RequestTable
 from sagellm_engine.core.runner import Runner, StepResult
 from sagellm_engine.core.sequence import SequenceState, SequenceStatus
 from sagellm_engine.core.types import (
+    CacheChanges,
     EngineGauges,
     EngineRequest,
     FinishReason,
@@ -137,6 +138,10 @@ class EngineCore:
             prefilling=len(left),
             prefill_tokens=sum(left),
         )
+
+    def take_cache_changes(self) -> CacheChanges | None:
+        """Return how the prefix cache has changed since the last call, None if it has not."""
+        return self._pool.take_changes()
 
     def check_invariants(self) -> None:
         """Prove that every page is accounted for; raises Internal with the figures if not. To be called when idle."""

@@ -19,11 +19,13 @@ class SequenceState:
 
     `tokens` is the prompt with everything generated so far. The first `num_computed` have their keys and values in
     `pages`; the step at hand computes `num_scheduled` more. `capacity` is the number of tokens that `pages` hold.
-    `prefix_node` and `num_indexed` say how far its full pages are in the prefix index. `runner_state` is the runner's
+    `prefix_node` and `num_indexed` say how far its full pages are in the prefix index, `block_hash` is the chained hash
+    of its last index block there. `runner_state` is the runner's
     to write: what it derived from the request once.
     """
 
     __slots__ = (
+        "block_hash",
         "cached_tokens",
         "capacity",
         "choice",
@@ -65,6 +67,7 @@ class SequenceState:
         self.num_scheduled = 0
         self.prefix_node = 0
         self.num_indexed = 0
+        self.block_hash = 0
         self.runner_state: object = None
 
     @property

@@ -114,6 +114,14 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheChanges:
+    """Index blocks, by chained hash, that the prefix cache has come to hold and holds no longer."""
+
+    stored: tuple[int, ...]
+    removed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutput:
     """Everything that one step made; all `rows` 0 in the report when nothing was computed.
 

@@ -3,12 +3,16 @@
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
+from sagellm_common.blocks import BLOCK_TOKENS, chained_hash
 from sagellm_common.errors import Internal
 from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.core.types import CacheChanges
 from sagellm_engine.kv.prefix_index import ROOT, PrefixIndex
 
 PAGE_SIZE = 16
 """Tokens per page."""
+
+PAGES_PER_BLOCK = BLOCK_TOKENS // PAGE_SIZE
 
 
 class PagePool:
@@ -16,6 +20,9 @@ class PagePool:
 
     Cached pages are taken back least recently used first; of one prefix the last page goes first, because pages are
     released from the end of a sequence.
+
+    The pages that end an index block are known by the block's chained hash, and which blocks have become known or
+    unknown is gathered until `take_changes`: for schedulers, which see no tokens.
     """
 
     def __init__(self, num_pages: int, *, prefix_cache: bool = True) -> None:
@@ -25,6 +32,8 @@ class PagePool:
         self._free = list(range(num_pages - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._holders = [0] * num_pages
+        self._blocks: dict[int, int] = {}  # page that ends a block: the block's hash
+        self._changes: dict[int, bool] = {}  # block: whether it has become known
 
     @property
     def num_free(self) -> int:
@@ -55,6 +64,8 @@ class PagePool:
         seq.num_computed = seq.cached_tokens = len(nodes) * PAGE_SIZE
         seq.num_indexed = len(nodes)
         seq.prefix_node = nodes[-1].number if nodes else ROOT
+        whole = len(nodes) // PAGES_PER_BLOCK * PAGES_PER_BLOCK
+        seq.block_hash = self._blocks[nodes[whole - 1].page] if whole else 0
         return True
 
     def grow(self, seq: SequenceState) -> bool:
@@ -74,6 +85,8 @@ class PagePool:
             tokens = tuple(seq.tokens[start : start + PAGE_SIZE])
             seq.prefix_node = self._index.add(seq.prefix_node, tokens, seq.pages[page_number])
             seq.num_indexed = page_number + 1
+            if seq.num_indexed % PAGES_PER_BLOCK == 0:
+                self._note_block(seq, seq.pages[page_number])
 
     def release(self, seq: SequenceState) -> None:
         """Take back a sequence's pages; indexed ones that nobody else holds stay cached."""
@@ -90,7 +103,7 @@ class PagePool:
     def forget(self, pages: Iterable[int]) -> None:
         """Make pages unknown to later prompts, because what they hold cannot be trusted."""
         for page in pages:
-            self._index.remove(page)
+            self._unindex(page)
             if page in self._cached:
                 del self._cached[page]
                 self._free.append(page)
@@ -111,6 +124,27 @@ class PagePool:
                 f"of {self.num_pages}; pages with a wrong number of holders: {wrong[:8]}"
             )
 
+    def take_changes(self) -> CacheChanges | None:
+        """Return which index blocks have become known and unknown since the last call, None if none has."""
+        if not self._changes:
+            return None
+        changes, self._changes = self._changes, {}
+        stored = tuple(block for block, is_known in changes.items() if is_known)
+        return CacheChanges(stored, tuple(block for block, is_known in changes.items() if not is_known))
+
+    def _note_block(self, seq: SequenceState, page: int) -> None:
+        start = (seq.num_indexed - PAGES_PER_BLOCK) * PAGE_SIZE
+        seq.block_hash = chained_hash(seq.block_hash, seq.tokens[start : start + BLOCK_TOKENS])
+        if page in self._index:  # else an equal one was there before
+            self._blocks[page] = seq.block_hash
+            self._changes[seq.block_hash] = True
+
+    def _unindex(self, page: int) -> None:
+        self._index.remove(page)
+        block = self._blocks.pop(page, None)
+        if block is not None:
+            self._changes[block] = False
+
     def _hold(self, page: int) -> None:
         if not self._holders[page]:
             del self._cached[page]
@@ -121,6 +155,6 @@ class PagePool:
             page = self._free.pop()
         else:
             page, _ = self._cached.popitem(last=False)
-            self._index.remove(page)
+            self._unindex(page)
         self._holders[page] = 1
         return page

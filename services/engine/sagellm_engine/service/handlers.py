@@ -13,6 +13,7 @@ from sagellm_common.contracts.dispatch import (
 )
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest
+from sagellm_common.contracts.kv import SnapshotRequest
 from sagellm_common.contracts.scheduling import GatewayHeartbeat
 from sagellm_common.errors import DeadlineExceeded, NotFound, Unavailable
 from sagellm_engine.core.validation import validate_request
@@ -36,6 +37,7 @@ class Handlers:
         await bus.serve(subjects.engine_cancel(engine_id), CancelRequest, self.cancel)
         await bus.serve(subjects.engine_resend(engine_id), ResendRequest, self.resend)
         await bus.subscribe(subjects.engine_ack(engine_id), Ack, self.ack)
+        await bus.subscribe(subjects.engine_snapshot(engine_id), SnapshotRequest, self.snapshot)
         await bus.subscribe(subjects.gateway_heartbeat("*"), GatewayHeartbeat, self.gateway_heartbeat)
         service = await MicroService.start(bus, "engine", "Computes tokens.", self._metadata())
         control = subjects.engine_control(engine_id)
@@ -101,6 +103,15 @@ class Handlers:
     def ack(self, ack: Ack, received: Received) -> None:
         """Forget what a gateway has received to the end."""
         self._state.ledger.ack(ack.requests, time.monotonic())
+
+    def snapshot(self, request: SnapshotRequest, received: Received) -> None:
+        """Tell a scheduler all of the prefix cache, in parts."""
+        if received.reply:
+            self._bus.spawn(self._tell_snapshot(received.reply, received.content_type))
+
+    async def _tell_snapshot(self, reply: str, content_type: str) -> None:
+        for part in list(self._state.prefixes.snapshot()):
+            await self._bus.publish(reply, part, content_type=content_type)
 
     def gateway_heartbeat(self, heartbeat: GatewayHeartbeat, received: Received) -> None:
         """Note that a gateway lives."""

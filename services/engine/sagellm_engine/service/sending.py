@@ -1,6 +1,7 @@
 """What an engine sends: frames after each step, reports in between."""
 
 import asyncio
+import contextlib
 import time
 
 import structlog
@@ -8,7 +9,7 @@ import structlog
 from sagellm_common.bus import Bus
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.errors import SageError
-from sagellm_engine.core.types import StepOutput
+from sagellm_engine.core.types import CacheChanges, StepOutput
 from sagellm_engine.service.frames import FrameSender
 from sagellm_engine.service.ledger import Recorded
 from sagellm_engine.service.metrics import EngineMetrics
@@ -53,8 +54,17 @@ class Sending:
             reporter.add_step(output.report, now)
         if done.gauges is not None:
             reporter.gauges = done.gauges
+        if done.cache is not None:
+            await self._tell_cache(done.cache)
         self._metrics.step(output)
         self._trace(output, recorded)
+
+    async def _tell_cache(self, changes: CacheChanges) -> None:
+        """Tell schedulers; what does not get through they notice by its number, and ask."""
+        message = self._state.prefixes.changed(changes)
+        if self._bus.is_connected:
+            with contextlib.suppress(SageError):
+                await self._bus.publish(self._bus.settings.subjects.kv(message.engine_id), message)
 
     def _trace(self, output: StepOutput, recorded: Recorded) -> None:
         for key in output.admitted:

@@ -8,6 +8,7 @@ from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.service.assignments import Assignments
 from sagellm_engine.service.gateways import Gateways
 from sagellm_engine.service.ledger import Ledger
+from sagellm_engine.service.prefixes import Prefixes
 from sagellm_engine.service.reports import Reporter
 from sagellm_engine.service.steps import Loaded
 
@@ -27,6 +28,7 @@ class EngineState:
         self.ledger = Ledger(max_open_choices)
         self.assignments = Assignments()
         self.gateways = Gateways(gateway_timeout_s)
+        self.prefixes = Prefixes(identity.engine_id, identity.incarnation)
         self.reporter = Reporter(identity.engine_id, identity.incarnation, identity.heartbeat_s, loaded.gauges)
 
     def drain(self) -> None:

@@ -14,6 +14,7 @@ import structlog
 from sagellm_common.errors import SageError, as_sage_error
 from sagellm_engine.core.engine import EngineCore
 from sagellm_engine.core.types import (
+    CacheChanges,
     EngineGauges,
     EngineRequest,
     FinishReason,
@@ -49,10 +50,11 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """What a step made, and the gauges if they have been read after it."""
+    """What a step made, and the gauges and changes of the prefix cache if they have been read after it."""
 
     output: StepOutput
     gauges: EngineGauges | None
+    cache: CacheChanges | None = None
 
 
 class StepThread:
@@ -163,11 +165,11 @@ class StepThread:
 
     def _emit(self, core: EngineCore, output: StepOutput) -> None:
         now = time.monotonic()
-        gauges = None
+        gauges = cache = None
         if now - self._gauges_at >= GAUGES_INTERVAL_S or not core.has_work():
-            self._gauges_at, gauges = now, core.gauges()
+            self._gauges_at, gauges, cache = now, core.gauges(), core.take_cache_changes()
         self._slots.acquire()
-        self._post(self._on_step, StepDone(output, gauges))
+        self._post(self._on_step, StepDone(output, gauges, cache))
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody listens any more

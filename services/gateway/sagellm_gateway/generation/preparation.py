@@ -1,11 +1,9 @@
 """From a client's request to tokens and complete sampling options; checked, so that nothing absurd is queued."""
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from struct import pack
 
+from sagellm_common.blocks import block_hashes, chained_hash
 from sagellm_common.contracts.generate import GenerateRequest
 from sagellm_common.contracts.sampling import SamplingOptions
 from sagellm_common.errors import InvalidArgument
@@ -14,8 +12,6 @@ from sagellm_gateway.text.model import TextModel
 from sagellm_gateway.text.stops import StopMatcher
 from sagellm_gateway.text.tools import ToolCallParser
 
-# Tokens per index block of the deployment; prompts are compared by chained hashes of these blocks.
-BLOCK_TOKENS = 256
 SHORT_CHARS, SHORT_TOKENS = 500, 4096
 # A prompt of a context's tokens has seldom more characters; far longer ones are refused before they are tokenized.
 MAX_CHARS_PER_TOKEN = 64
@@ -60,7 +56,7 @@ def prepare(request: GenerateRequest, texts: TextModel, max_model_len: int, defa
             param=param,
         )
     hashes = block_hashes(token_ids)
-    prefix_hash = hashes[0] if hashes else _hash(0, token_ids)
+    prefix_hash = hashes[0] if hashes else chained_hash(0, token_ids)
     return Prepared(token_ids, _sampling(request.sampling, room, default_max_tokens), hashes, prefix_hash)
 
 
@@ -125,18 +121,3 @@ def end_token_ids(sampling: SamplingOptions, texts: TextModel) -> frozenset[int]
     """Return the tokens after which an engine ends a choice."""
     ends = frozenset(sampling.stop_token_ids)
     return ends if sampling.ignore_eos else ends | frozenset(texts.eos_token_ids)
-
-
-def block_hashes(token_ids: Sequence[int]) -> tuple[int, ...]:
-    """Return the chained 63-bit hashes of the prompt's whole index blocks; equal prefixes give equal hashes."""
-    hashes: list[int] = []
-    parent = 0
-    for start in range(0, len(token_ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-        parent = _hash(parent, token_ids[start : start + BLOCK_TOKENS])
-        hashes.append(parent)
-    return tuple(hashes)
-
-
-def _hash(parent: int, token_ids: Sequence[int]) -> int:
-    digest = blake2b(pack(f"<Q{len(token_ids)}I", parent, *token_ids), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

@@ -50,4 +50,11 @@ class AskGateway:
     gateway_id: str
 
 
-Action = Reply | Assign | Notify | PublishRecord | AskGateway
+@dataclass(frozen=True, slots=True)
+class AskEngine:
+    """Ask an engine for all of its prefix cache; the answer comes back as CacheLearnt."""
+
+    engine_id: str
+
+
+Action = Reply | Assign | Notify | PublishRecord | AskGateway | AskEngine

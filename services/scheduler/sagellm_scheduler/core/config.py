@@ -14,9 +14,9 @@ class CoreConfig:
     `wall_offset_s` added to the core's clock gives seconds since the epoch, for the records. Metrics older than
     `stale_after_s` give way to our own accounting of what is in flight. A request for which no engine is ready waits
     `no_engine_timeout_s` at most. An engine that is gone keeps its models known for `remember_engine_s`. `default_slo`
-    holds for what a request does not state. An engine is given no more than `backlog_s` seconds of prefill to come.
-    A request whose first token is expected more than `admission_slack` times later than it states is refused; None
-    refuses none.
+    holds for what a request does not state. An engine is given no more than `backlog_s` seconds of prefill to come. An
+    index block of the prefix caches has `block_tokens`. A request whose first token is expected more than
+    `admission_slack` times later than it states is refused; None refuses none.
     """
 
     scheduler_id: str
@@ -34,4 +34,5 @@ class CoreConfig:
     remember_engine_s: float = 60.0
     default_slo: Slo = NO_SLO
     backlog_s: float = 0.5
+    block_tokens: int = 256
     admission_slack: float | None = 1.0

@@ -27,7 +27,7 @@ class Demand:
     @property
     def work(self) -> Work:
         """What it asks of an engine."""
-        return Work(float(context_tokens(self.submit)), self.answer)
+        return Work(float(context_tokens(self.submit)), self.answer, self.submit.block_hashes)
 
 
 def effective(stated: Slo, default: Slo) -> Slo:

@@ -164,9 +164,10 @@ class Dispatcher:
             seqs=num_seqs(request.submit),
             tokens=self._lengths.kv_tokens(request.submit),
             expires_at=now + self.config.dispatch_timeout_s,
-            prefill=context_tokens(request.submit),
+            prefill=context_tokens(request.submit) - (request.expected.cached if request.expected else 0),
         )
         self.fleet.reserve(engine, reservation)
+        self.fleet.kv.expect(engine.slot, request.submit.block_hashes, now)
 
     def repeat(self, request: Request, now: float) -> None:
         """Publish the assignment of a request once more, and reserve again what may have expired."""

@@ -15,7 +15,8 @@ class Engine:
     """State of one engine incarnation. Times are seconds on the scheduler's clock; `heard_at` None: never heard.
 
     `is_stale` is set when the last report is too old to be counted on; `is_lost` when its silence has lasted a whole
-    timeout. `next_number` numbers its assignments under our leader epoch, from 1.
+    timeout. `next_number` numbers its assignments under our leader epoch, from 1. At
+    `asked_at` it was asked for its prefix cache.
     """
 
     registration: EngineRegistration
@@ -26,6 +27,7 @@ class Engine:
     is_stale: bool = True
     heard_at: float | None = None
     since: float = 0.0
+    asked_at: float = float("-inf")
     report: EngineReport | None = None
     seen: Mark = NOTHING_SEEN
     next_number: int = 1

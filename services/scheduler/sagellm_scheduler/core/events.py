@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.events import RequestEvent
+from sagellm_common.contracts.kv import KvEvents, SnapshotReply
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.scheduling import OpenRequest, Submit
 from sagellm_scheduler.queueing.policy import QueuePolicy
@@ -37,6 +38,20 @@ class EngineReported:
     """An engine has published its gauges, which is its heartbeat too."""
 
     report: EngineReport
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChanged:
+    """An engine's prefix cache has changed."""
+
+    events: KvEvents
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLearnt:
+    """All that is in an engine's prefix cache, as asked for."""
+
+    snapshot: SnapshotReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +118,8 @@ Event = (
     | EngineRegistered
     | EngineGone
     | EngineReported
+    | CacheChanged
+    | CacheLearnt
     | GatewaySeen
     | RequestEnded
     | OpenLearnt

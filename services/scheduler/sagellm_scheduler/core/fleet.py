@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.kv import KvEvents, SnapshotReply
 from sagellm_common.contracts.reports import EngineReport, StepSample
 from sagellm_scheduler.core.columns import Columns
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.reservations import Reservation, Reservations
+from sagellm_scheduler.kv_index.index import KvIndex
 from sagellm_scheduler.perf_model.forecast import Loads
 from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
 from sagellm_scheduler.routing.rendezvous import stable_hash
@@ -21,10 +23,12 @@ Slots = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The engines of a model, what they have to do, and what a request would see there; shape [n] each."""
+    """The engines of a model, what they have to do, how many tokens of a prompt they have in their caches, and what a
+    request would see there; shape [n] each."""
 
     slots: Slots
     loads: Loads
+    cached: NDArray[np.float64]
     forecast: Forecast
 
 
@@ -35,6 +39,7 @@ class Fleet:
         self._config = config
         self.columns = Columns()
         self.performance = PerformanceModel()
+        self.kv = KvIndex()
         self._engines: dict[str, Engine] = {}
         self._by_slot: dict[int, Engine] = {}
         self._slots: dict[str, Slots] = {}
@@ -76,8 +81,8 @@ class Fleet:
             loads = self.columns.loads.at(slots)
             loads.age = np.maximum(0.0, now - loads.age)
             loads.prefill_share = np.full(len(slots), loads.prefill_share.mean() if len(slots) else 0.0)
-            forecast = self.performance.forecast(loads, work, np.zeros(len(slots)))
-            self._outlook = key, Outlook(slots, loads, forecast)
+            cached = self.kv.overlap(work.blocks, slots) * self._config.block_tokens
+            self._outlook = key, Outlook(slots, loads, cached, self.performance.forecast(loads, work, cached))
         return self._outlook[1]
 
     def longest_context(self, model: str) -> int | None:
@@ -123,6 +128,19 @@ class Fleet:
         self.refresh(engine)
         return engine
 
+    def cache_changed(self, events: KvEvents) -> Engine | None:
+        """Take events of an engine's prefix cache; returns the engine if some are missing."""
+        engine = self._engines.get(events.engine_id)
+        if engine is None or engine.incarnation != events.incarnation or self.kv.apply(engine.slot, events):
+            return None
+        return engine
+
+    def cache_learnt(self, snapshot: SnapshotReply) -> None:
+        """Take all that is in an engine's prefix cache."""
+        engine = self._engines.get(snapshot.engine_id)
+        if engine is not None and engine.incarnation == snapshot.incarnation:
+            self.kv.load(engine.slot, snapshot.number, snapshot.blocks)
+
     # what time does
 
     def silent(self, now: float, watching_since: float) -> list[Engine]:
@@ -137,6 +155,7 @@ class Fleet:
     def age(self, now: float) -> list[Engine]:
         """Mark old reports as stale, free what was never acknowledged, forget the long gone; returns what changed."""
         changed = []
+        self.kv.expire(now)
         for engine in self:
             went_stale = not engine.is_stale and self._silence(engine, now) > self._config.stale_after_s
             if went_stale or engine.reservations.has_unseen():
@@ -220,12 +239,14 @@ class Fleet:
     def _add(self, engine: Engine) -> None:
         self._engines[engine.engine_id] = self._by_slot[engine.slot] = engine
         self.columns.hashes[engine.slot] = np.uint64(stable_hash(engine.engine_id))
+        self.kv.begin(engine.slot)
         self.columns.loads.kind[engine.slot] = self.performance.number(engine.registration.kind)
         self.refresh(engine)
 
     def _remove(self, engine: Engine) -> None:
         del self._engines[engine.engine_id], self._by_slot[engine.slot]
         self.columns.give_back(engine.slot)
+        self.kv.forget(engine.slot)
 
 
 def _is_overtaken(engine: Engine, report: EngineReport) -> bool:

@@ -8,13 +8,13 @@ from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.scheduling import Notice, OpenRequest, Submit, SubmitReply
 from sagellm_common.errors import Cancelled, InvalidArgument, SageError, Unavailable
 from sagellm_scheduler.core import events, records
-from sagellm_scheduler.core.actions import Action, AskGateway, Notify, PublishRecord, Reply
+from sagellm_scheduler.core.actions import Action, AskEngine, AskGateway, Notify, PublishRecord, Reply
 from sagellm_scheduler.core.admission import predicted_refusal, refusal
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.dispatcher import Dispatcher
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.fleet import Fleet
-from sagellm_scheduler.core.gateways import Gateways
+from sagellm_scheduler.core.gateways import ASK_AGAIN_S, Gateways
 from sagellm_scheduler.core.requests import Request
 from sagellm_scheduler.core.watch import Watch
 
@@ -40,6 +40,8 @@ class SchedulerCore:
             events.EngineRegistered: self._engine_registered,
             events.EngineGone: self._engine_gone,
             events.EngineReported: self._engine_reported,
+            events.CacheChanged: self._cache_changed,
+            events.CacheLearnt: self._cache_learnt,
             events.GatewaySeen: self._gateway_seen,
             events.RequestEnded: self._request_ended,
             events.OpenLearnt: self._open_learnt,
@@ -154,6 +156,15 @@ class SchedulerCore:
             self._unpark(engine)
         if engine.has_room():
             self._dispatch_for(engine, now)
+
+    def _cache_changed(self, event: events.CacheChanged, now: float) -> None:
+        engine = self.fleet.cache_changed(event.events)
+        if engine is not None and now - engine.asked_at >= ASK_AGAIN_S:
+            engine.asked_at = now
+            self._act(AskEngine(engine.engine_id))
+
+    def _cache_learnt(self, event: events.CacheLearnt, now: float) -> None:
+        self.fleet.cache_learnt(event.snapshot)
 
     def _unpark(self, engine: Engine) -> None:
         for model in engine.registration.models:

@@ -46,6 +46,7 @@ class _Views:
     room: Mask
     load: NDArray[np.float64]
     expected: Forecast
+    cached: NDArray[np.float64]
     waited_s: float
 
 
@@ -71,7 +72,7 @@ def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float) -> 
         fleet.columns.hashes[slots],
         ttft_s=demand.waited_s + views.expected.first_s[chosen],
         itl_s=views.expected.per_s[chosen],
-        cached=np.zeros(len(chosen)),
+        cached=views.cached[chosen],
         missed=missed(views.expected, demand)[chosen],
         added_s=views.expected.added_s[chosen],
     )
@@ -79,12 +80,11 @@ def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float) -> 
     picked = int(chosen[choice.index])
     engine = fleet.at(int(views.slots[picked]))
     reason = f"{router.name}: {choice.reason}{_caveat(submit, engine)}"
-    return Placed(
-        engine, reason, _expected(views.expected, picked, engine, demand.now), _listed(submit, fleet, views, picked)
-    )
+    return Placed(engine, reason, _expected(views, picked, engine, demand.now), _listed(submit, fleet, views, picked))
 
 
-def _expected(expected: Forecast, index: int, engine: Engine, now: float) -> Expected:
+def _expected(views: _Views, index: int, engine: Engine, now: float) -> Expected:
+    expected = views.expected
     return Expected(
         at=now,
         kind=engine.registration.kind,
@@ -93,6 +93,7 @@ def _expected(expected: Forecast, index: int, engine: Engine, now: float) -> Exp
         raw_first_s=float(expected.raw_first_s[index]),
         raw_per_s=float(expected.raw_per_s[index]),
         alone_s=float(expected.alone_s[index]),
+        cached=int(views.cached[index]),
     )
 
 
@@ -124,7 +125,9 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views | Blocked:
     room &= (outlook.loads.backlog == 0) | (outlook.forecast.backlog_s < backlog_s)
     if not room.any():
         return Blocked.BUSY
-    return _Views(slots, able, room, seqs / max_seqs + tokens / total, outlook.forecast, demand.waited_s)
+    return _Views(
+        slots, able, room, seqs / max_seqs + tokens / total, outlook.forecast, outlook.cached, demand.waited_s
+    )
 
 
 def _narrow(mask: Mask, preferred: Mask) -> Mask:
@@ -171,6 +174,7 @@ def _candidate(submit: Submit, engine: Engine, load: float, views: _Views, index
         running=gauges.running if gauges else 0,
         waiting=gauges.waiting if gauges else 0,
         reserved=engine.reservations.seqs if engine.is_stale else engine.reservations.unseen_seqs,
+        cached_tokens=int(views.cached[index]),
         predicted_ttft_ms=_ms(views.waited_s + views.expected.first_s[index]),
         predicted_itl_ms=_ms(views.expected.per_s[index]),
         excluded=None if views.room[index] else _why_excluded(submit, engine, bool(views.able[index])),

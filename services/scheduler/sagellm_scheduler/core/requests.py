@@ -25,7 +25,7 @@ class Expected:
     """What was predicted when a request was placed, `at` on the scheduler's clock, on an engine of `kind`; seconds.
 
     `first_s`: from then to the first token, `per_s` from token to token; the `raw` ones are what the step times alone
-    said. `alone_s`: to the first token on the same engine, had it been idle.
+    said. `alone_s`: to the first token on the same engine, had it been idle. `cached`: prompt tokens in its cache.
     """
 
     at: float
@@ -35,6 +35,7 @@ class Expected:
     raw_first_s: float
     raw_per_s: float
     alone_s: float
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,14 @@ from sagellm_scheduler.perf_model.regression import Vector
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a request asks of an engine: tokens of its prompt, and of the answer that is expected."""
+    """What a request asks of an engine: tokens of its prompt, and of the answer that is expected.
+
+    `blocks` are the hashes of the prompt's index blocks.
+    """
 
     context: float
     answer: float
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class Forecast:
 
     `first_s`: from the assignment to the first token. `per_s`: mean from token to token. The spreads are standard
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
-    come to together. `per_before_s`: what the others have from token to token without it. The `raw` ones are what the
+    come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
+    its prompt included, over the half of an answer that they have still to come. The `raw` ones are what the
     step times alone say, to be compared with what comes. `alone_s`: to the first token if nothing else ran there.
     `backlog_s`: until what waits there is prefilled.
     """
@@ -35,6 +40,7 @@ class Forecast:
     per_s: Vector
     per_spread: Vector
     per_before_s: Vector
+    per_others_s: Vector
     added_s: Vector
     others: Vector
     raw_first_s: Vector
@@ -57,7 +63,8 @@ class Forecast:
     def others_harmed(self, limit_s: float) -> Vector:
         """How many of the others are expected to exceed the limit for the request's sake, shape [n]."""
         before = _within(self.per_before_s, self.per_spread, limit_s)
-        return self.others * np.maximum(0.0, before - self.per_within(limit_s))
+        after = _within(self.per_others_s, self.per_spread, limit_s)
+        return self.others * np.maximum(0.0, before - after)
 
 
 class PerformanceModel:
@@ -104,13 +111,14 @@ class PerformanceModel:
         first_s = first_offset + first_factor * times.first
         per_s = per_offset + per_factor * raw_per
         per_before_s = per_offset + per_factor * raw_before
-        delay = loads.decoding * times.own + loads.sequences * work.answer * np.maximum(0.0, per_s - per_before_s)
+        delay = loads.sequences * times.own + loads.sequences * work.answer * np.maximum(0.0, per_s - per_before_s)
         return Forecast(
             first_s=first_s,
             first_spread=first_spread,
             per_s=per_s,
             per_spread=per_spread,
             per_before_s=per_before_s,
+            per_others_s=per_s + 2.0 * times.own / work.answer,
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
             raw_first_s=times.first,

@@ -79,6 +79,7 @@ ROUTERS: Registry[Router] = Registry(
         "random": "sagellm_scheduler.routing.random_choice:RandomChoice",
         "affinity": "sagellm_scheduler.routing.affinity:Affinity",
         "locality": "sagellm_scheduler.routing.locality:Locality",
+        "cache_aware": "sagellm_scheduler.routing.cache_aware:CacheAware",
         "predictive": "sagellm_scheduler.routing.predictive:Predictive",
     },
 )

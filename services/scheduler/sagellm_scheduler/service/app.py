@@ -14,6 +14,7 @@ from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.decisions import DecisionRecord, ExplainRequest
 from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
 from sagellm_common.contracts.events import END_PHASES, RequestEvent
+from sagellm_common.contracts.kv import KvEvents
 from sagellm_common.contracts.policy import Leader, Policy, PolicyChange
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.scheduling import GatewayHeartbeat, Submit, SubmitReply
@@ -117,6 +118,7 @@ class Scheduler:
         bus, subjects = self._bus, self._subjects
         await bus.serve(subjects.submit(self._settings.scheduler_id), Submit, self._submitted)
         await bus.subscribe(subjects.engine_metrics("*"), EngineReport, self._reported)
+        await bus.subscribe(subjects.kv("*"), KvEvents, self._cache_changed)
         await bus.subscribe(subjects.gateway_heartbeat("*"), GatewayHeartbeat, self._heartbeat)
         for phase in sorted(END_PHASES):
             await bus.subscribe(subjects.request_event(phase), RequestEvent, self._ended)
@@ -149,6 +151,9 @@ class Scheduler:
 
     def _reported(self, report: EngineReport, received: Received) -> None:
         self._conductor.feed(events.EngineReported(report))
+
+    def _cache_changed(self, changes: KvEvents, received: Received) -> None:
+        self._conductor.feed(events.CacheChanged(changes))
 
     def _heartbeat(self, heartbeat: GatewayHeartbeat, received: Received) -> None:
         self._conductor.feed(events.GatewaySeen(heartbeat.gateway_id, heartbeat.incarnation))

@@ -12,11 +12,11 @@ from sagellm_common.contracts.scheduling import Submit, SubmitReply
 from sagellm_common.contracts.slo import Slo
 from sagellm_common.errors import Internal, SageError
 from sagellm_scheduler.core import events
-from sagellm_scheduler.core.actions import Action, AskGateway, Assign, Notify, PublishRecord, Reply
+from sagellm_scheduler.core.actions import Action, AskEngine, AskGateway, Assign, Notify, PublishRecord, Reply
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.machine import SchedulerCore
 from sagellm_scheduler.metrics import SchedulerMetrics
-from sagellm_scheduler.service.asking import ask_open
+from sagellm_scheduler.service.asking import ask_open, ask_snapshot
 from sagellm_scheduler.service.live_policy import LivePolicy
 from sagellm_scheduler.service.outbox import Outbox
 from sagellm_scheduler.service.spans import Spans
@@ -131,6 +131,8 @@ class Conductor:
                     self._spans.ended(action.record.request_id)
             elif isinstance(action, AskGateway):
                 self._bus.spawn(self._ask(action.gateway_id))
+            elif isinstance(action, AskEngine):
+                self._bus.spawn(self._ask_engine(action.engine_id))
 
     def _notify(self, action: Notify) -> None:
         self._outbox.notify(action)
@@ -138,6 +140,12 @@ class Conductor:
             self._metrics.rejected.labels(str(action.notice.error.get("code"))).inc()
         elif action.notice.kind == "engine_lost":
             log.warning("engine_lost", engine_id=action.notice.engine_id, told=action.gateway_id)
+
+    async def _ask_engine(self, engine_id: str) -> None:
+        try:
+            self.feed(events.CacheLearnt(await ask_snapshot(self._bus, engine_id, self._settings.scheduler_id)))
+        except SageError as error:
+            log.warning("prefix_cache_not_learnt", engine_id=engine_id, error=error.message)
 
     async def _ask(self, gateway_id: str) -> None:
         asked_at = time.monotonic()
