@@ -211,7 +211,7 @@ class Dispatcher:
             measured_s = request.arrival + event.ttft_ms / 1e3 - expected.at
             performance.first_token_came(expected.kind, expected.raw_first_s, measured_s)
         if event.itl_mean_ms is not None and (event.completion_tokens or 0) >= LEAST_TOKENS:
-            performance.tokens_came(expected.kind, expected.raw_per_s, event.itl_mean_ms / 1e3)
+            performance.tokens_came(expected.kind, expected.raw_per_s, expected.raw_fleet_s, event.itl_mean_ms / 1e3)
 
     def drop(self, request: Request) -> None:
         """Forget a request that its gateway does not have open, or whose gateway is gone; it may come again."""

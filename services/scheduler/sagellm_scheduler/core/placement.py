@@ -92,6 +92,7 @@ def _expected(views: _Views, index: int, engine: Engine, now: float) -> Expected
         per_s=float(expected.per_s[index]),
         raw_first_s=float(expected.raw_first_s[index]),
         raw_per_s=float(expected.raw_per_s[index]),
+        raw_fleet_s=expected.raw_fleet_s,
         alone_s=float(expected.alone_s[index]),
         cached=int(views.cached[index]),
     )

@@ -34,6 +34,7 @@ class Expected:
     per_s: float
     raw_first_s: float
     raw_per_s: float
+    raw_fleet_s: float
     alone_s: float
     cached: int = 0
 

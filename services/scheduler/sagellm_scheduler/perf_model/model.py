@@ -30,9 +30,11 @@ class Forecast:
     `first_s`: from the assignment to the first token. `per_s`: mean from token to token. The spreads are standard
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
     come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
-    its prompt included, over the half of an answer that they have still to come. The `raw` ones are what the
-    step times alone say, to be compared with what comes. `alone_s`: to the first token if nothing else ran there.
-    `backlog_s`: until what waits there is prefilled.
+    its prompt included, over the half of an answer that they have still to come. `alone_s`: to the first token if
+    nothing else ran there. `backlog_s`: until what waits there is prefilled.
+
+    The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
+    engines.
     """
 
     first_s: Vector
@@ -45,6 +47,7 @@ class Forecast:
     others: Vector
     raw_first_s: Vector
     raw_per_s: Vector
+    raw_fleet_s: float
     alone_s: Vector
     backlog_s: Vector
 
@@ -75,15 +78,15 @@ class PerformanceModel:
         self._kinds: list[KindTimes] = []
         self._first: list[Calibration] = []
         self._per: list[Calibration] = []
-        self._lines = np.empty((0, 6))
+        self._lines = np.empty((0, 7))
 
     def number(self, kind: str) -> int:
         """Return the number of a kind, which is given when it is first asked for."""
         number = self._numbers.setdefault(kind, len(self._kinds))
         if number == len(self._kinds):
             self._kinds.append(KindTimes())
-            self._first.append(Calibration())
-            self._per.append(Calibration())
+            self._first.append(Calibration(1))
+            self._per.append(Calibration(2))
             self._lines = np.vstack([self._lines, [*self._first[-1].line, *self._per[-1].line]])
         return number
 
@@ -94,23 +97,28 @@ class PerformanceModel:
     def first_token_came(self, kind: str, raw_s: float, measured_s: float) -> None:
         """Learn how a prediction of the first token came out."""
         number = self.number(kind)
-        self._first[number].observe(raw_s, measured_s)
+        self._first[number].observe((raw_s,), measured_s)
         self._lines[number, :3] = self._first[number].line
 
-    def tokens_came(self, kind: str, raw_s: float, measured_s: float) -> None:
-        """Learn how a prediction of the time per token came out."""
+    def tokens_came(self, kind: str, raw_s: float, fleet_s: float, measured_s: float) -> None:
+        """Learn how a prediction of the time per token came out.
+
+        While an answer goes on, sequences around it come and go, and what counts in the end is as much how busy all
+        engines were: how much, is learnt.
+        """
         number = self.number(kind)
-        self._per[number].observe(raw_s, measured_s)
+        self._per[number].observe((raw_s, fleet_s), measured_s)
         self._lines[number, 3:] = self._per[number].line
 
     def forecast(self, loads: Loads, work: Work, cached: Vector) -> Forecast:
         """Return what a request would see on each engine, of which `cached` [n] tokens are in its cache."""
         times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context)
         raw_before, raw_per = per_token(loads, work.context + work.answer / 2)
-        first_offset, first_factor, first_spread, per_offset, per_factor, per_spread = self._lines[loads.kind].T
+        first_offset, first_factor, first_spread, per_offset, per_own, per_fleet, per_spread = self._lines[loads.kind].T
+        fleet = float(raw_per.mean()) if len(raw_per) else 0.0
         first_s = first_offset + first_factor * times.first
-        per_s = per_offset + per_factor * raw_per
-        per_before_s = per_offset + per_factor * raw_before
+        per_s = per_offset + per_own * raw_per + per_fleet * fleet
+        per_before_s = per_offset + per_own * raw_before + per_fleet * fleet
         delay = loads.sequences * times.own + loads.sequences * work.answer * np.maximum(0.0, per_s - per_before_s)
         return Forecast(
             first_s=first_s,
@@ -123,6 +131,7 @@ class PerformanceModel:
             others=loads.sequences,
             raw_first_s=times.first,
             raw_per_s=raw_per,
+            raw_fleet_s=fleet,
             alone_s=first_offset + first_factor * times.alone,
             backlog_s=times.backlog,
         )
