@@ -31,7 +31,8 @@ async def stream(session: aiohttp.ClientSession, url: str, body: dict[str, Any])
     seen = Stream()
     start = last = time.perf_counter()
     async with session.post(f"{url}/v1/completions", json=body) as reply:
-        reply.raise_for_status()
+        if reply.status != 200:
+            raise SystemExit(f"{reply.status}: {await reply.text()}")
         async for line in reply.content:
             if not line.startswith(b"data: {"):
                 continue

@@ -16,6 +16,7 @@ from sagellm_common.contracts.generate import (
     ToolCall,
     Usage,
 )
+from sagellm_common.contracts.kv import KvEvents, SnapshotReply, SnapshotRequest
 from sagellm_common.contracts.packed import Packed
 from sagellm_common.contracts.policy import Leader, Policy, PolicyChange, PolicyReply
 from sagellm_common.contracts.registry import (
@@ -153,11 +154,14 @@ SAMPLES: list[Message | Packed] = [
     ControlReply(state="draining", running=1, waiting=2, detail={"a": 1}),
     TokenFrame("e1", "i1", 7, [TokenItem("r1", 1, 0, 5, [4, 5], [[-0.5, [[4, -0.5]]]], "stop", ERROR, 8)]),
     TokenItem("r1", 1, 0, 5, [4, 5]),
+    KvEvents("e1", "i1", 4, [11, 2**62], [12], True),
+    SnapshotRequest(scheduler_id="s1"),
+    SnapshotReply(engine_id="e1", incarnation="i1", number=4, blocks=[11, 2**62], part=1, last=False),
     EngineReport(
         "e1",
         "i1",
         3,
-        Gauges(100, 50, 20, 1, 2, 300, 400, 0.5),
+        Gauges(100, 50, 20, 1, 2, 300, 400, 0.5, 1, 77),
         [5, 6],
         3,
         "draining",

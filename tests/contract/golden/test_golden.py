@@ -31,6 +31,13 @@ def _write(path: Path) -> None:
     path.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
 
 
+def _begins(now: Any, then: Any) -> bool:
+    """Whether arrays, nested ones too, begin as they did: fields may have been added at their ends."""
+    if isinstance(now, list) and isinstance(then, list):
+        return len(now) >= len(then) and all(map(_begins, now, then))
+    return bool(now == then)
+
+
 def test_every_message_type_has_a_sample() -> None:
     """No message type of the contract is without a golden message."""
     assert {type(sample).__name__ for sample in SAMPLES} == set(TYPES)
@@ -51,7 +58,7 @@ def test_golden_messages_of_every_version_decode(path: Path) -> None:
         message = decode(TYPES[name], bytes.fromhex(golden["msgpack"]))
         now = _plain(message)
         if isinstance(message, Packed):
-            assert now[: len(golden["value"])] == golden["value"], name
+            assert _begins(now, golden["value"]), name
         else:
             assert {key: now[key] for key in golden["value"]} == golden["value"], name
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from sagellm_common.blocks import BLOCK_TOKENS, block_hashes
 from sagellm_common.contracts.generate import GenerateRequest
 from sagellm_common.errors import InvalidArgument
-from sagellm_gateway.generation.preparation import BLOCK_TOKENS, block_hashes, end_token_ids, is_short, prepare
+from sagellm_gateway.generation.preparation import end_token_ids, is_short, prepare
 from sagellm_gateway.text.model import TextModel
 from support.tokenizers import write_model_folder
 
