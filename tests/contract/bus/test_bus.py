@@ -143,11 +143,13 @@ async def test_a_wrong_password_is_one_sentence(tmp_path: Path) -> None:
     """A server that refuses the user ends the attempt within the timeout with a sentence about the user."""
     server = NatsServer(tmp_path / "nats", args=["--user", "a", "--pass", "right"])
     server.start()
-    settings = BusSettings(nats_url=server.url, nats_user="a", nats_password=SecretStr("wrong"), connect_timeout_s=0.5)
-    with pytest.raises(Unauthenticated, match="refuses user 'a': set SAGELLM_NATS_USER") as caught:
-        await Bus.connect(settings, "test")
+    settings = BusSettings(nats_url=server.url, nats_user="a", nats_password=SecretStr("wrong"), connect_timeout_s=3.0)
+    try:
+        with pytest.raises(Unauthenticated, match="refuses user 'a': set SAGELLM_NATS_USER") as caught:
+            await Bus.connect(settings, "test")
+    finally:
+        server.stop()
     assert "wrong" not in caught.value.message
-    server.stop()
 
 
 async def test_a_cancellation_that_the_library_loses_does_not_hold_up_the_start() -> None:
