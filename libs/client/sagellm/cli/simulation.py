@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sagellm.cli.console import err, out
+from sagellm.cli.hints import own_python
 from sagellm_common.contracts.slo import Slo
 from sagellm_common.errors import InvalidArgument, Unavailable
 
@@ -125,12 +127,16 @@ def as_json(asked: Asked, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def check_plotting() -> None:
+    """Raise Unavailable without matplotlib, before anything is simulated."""
+    if find_spec("matplotlib") is None:
+        raise Unavailable(f"a picture needs matplotlib: {own_python()} -m pip install matplotlib")
+
+
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Draw the distributions of both times; raises Unavailable without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise Unavailable("a picture needs matplotlib: pip install matplotlib") from error
+    """Draw the distributions of both times; raises InvalidArgument where `path` cannot be written."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for item in runs:

@@ -59,10 +59,12 @@ def simulate(
         admission=admission,
         seed=seed,
     )
-    runs = simulation.run(asked, quiet=as_json)
     if plot is not None:
-        simulation.draw(runs, plot)
+        simulation.check_plotting()
+    runs = simulation.run(asked, quiet=as_json)
     if as_json:
         print_json(simulation.as_json(asked, runs))
     else:
         simulation.show(asked, runs)
+    if plot is not None:
+        simulation.draw(runs, plot)
