@@ -32,6 +32,11 @@ class SchedulerSettings(ServiceSettings):
     )
     metrics_port: int | None = Field(default=None, ge=0, le=65_535, description="port of /metrics; none: not served")
 
+    @field_validator("slo_ttft_ms", "slo_itl_ms", "admission_slack", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("queue_policy")
     @classmethod
     def _known_queue_policy(cls, name: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from sagellm_common.contracts.scheduling import SubmitReply
+from sagellm_common.settings import load_settings
+from sagellm_scheduler.settings import SchedulerSettings
 from support.scheduling import Driver
 
 
@@ -178,3 +180,12 @@ def test_nonsense_in_a_submit_harms_nobody_else(nonsense: dict[str, Any]) -> Non
     assert driver.submit("plain").status == "queued"
     driver.report("e1", last_assignment=1)
     assert "plain" in driver.order
+
+
+def test_an_empty_setting_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAGELLM_ADMISSION_SLACK left empty refuses nobody for what is predicted; unset, it is 1."""
+    assert load_settings(SchedulerSettings).admission_slack == 1.0
+    monkeypatch.setenv("SAGELLM_ADMISSION_SLACK", "")
+    monkeypatch.setenv("SAGELLM_SLO_TTFT_MS", "")
+    settings = load_settings(SchedulerSettings)
+    assert (settings.admission_slack, settings.slo_ttft_ms) == (None, None)
