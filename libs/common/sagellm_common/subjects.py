@@ -83,6 +83,10 @@ class Subjects:
         """A scheduler asks for all of an engine's prefix cache."""
         return self._engine(engine_id, "snapshot")
 
+    def engine_lease(self, engine_id: str, verb: str) -> str:
+        """Hand-off between engines: `offer`, `taken`, `ready`, `close`, `closed`, and `abort` from a gateway."""
+        return self._engine(engine_id, f"lease.{verb}")
+
     def _engine(self, engine_id: str, verb: str) -> str:
         return f"{self.prefix}.engine.{encode_token(engine_id)}.{verb}"
 

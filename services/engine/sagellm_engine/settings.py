@@ -3,6 +3,7 @@
 import os
 import socket
 import uuid
+from typing import Literal
 
 from pydantic import Field
 
@@ -43,11 +44,22 @@ class EngineSettings(ServiceSettings):
     mock_prefill_ms_per_token: float = Field(default=0.0, ge=0.0)
     mock_decode_ms_per_seq: float = Field(default=0.0, ge=0.0)
     mock_vocab_size: int = Field(default=3072, ge=2, description="size of the tokenizer in use")
+    kv_transfer: Literal["auto", "nixl", "none"] = Field(
+        default="auto",
+        description="how keys and values go from engine to engine; auto: nixl for the roles prefill and decode",
+    )
     price_per_hour: float = Field(default=1.0, ge=0.0, description="what an hour of this engine costs, in any currency")
     heartbeat_s: float = Field(default=0.5, gt=0.0)
     gateway_timeout_s: float = Field(default=5.0, gt=0.0, description="a gateway silent for so long is gone")
     drain_timeout_s: float = Field(default=30.0, ge=0.0, description="how long running requests may take at the end")
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="port for /metrics; 0: any free one")
+
+    @property
+    def transport(self) -> str:
+        """The transport for keys and values, empty for none."""
+        if self.kv_transfer == "auto":
+            return "" if self.engine_role == "hybrid" else "nixl"
+        return "" if self.kv_transfer == "none" else self.kv_transfer
 
     @property
     def model_name(self) -> str:

@@ -8,6 +8,7 @@ from sagellm_common.errors import InvalidArgument
 from sagellm_common.settings import ServiceSettings
 from sagellm_scheduler.queueing.policy import QUEUE_POLICIES
 from sagellm_scheduler.routing.router import ROUTERS
+from sagellm_scheduler.separation.policy import SEPARATION_POLICIES
 
 
 class SchedulerSettings(ServiceSettings):
@@ -17,6 +18,10 @@ class SchedulerSettings(ServiceSettings):
     queue_policy: str = Field(default="fifo", description="a name, or `package.module:Class` of a policy of your own")
     router: str = Field(
         default="load_balanced", description="a name, or `package.module:Class` of a router of your own"
+    )
+    pd_policy: str = Field(
+        default="adaptive",
+        description="whether prefill and decode are separated: off, threshold, adaptive, or `package.module:Class`",
     )
     max_queue: int = Field(default=10_000, ge=1, description="requests that may wait; more are rejected")
     max_queue_time_s: float = Field(default=60.0, gt=0, description="how long a request may wait for an engine")
@@ -42,6 +47,15 @@ class SchedulerSettings(ServiceSettings):
     def _known_queue_policy(cls, name: str) -> str:
         try:
             QUEUE_POLICIES.make(name, dotted=True)
+        except InvalidArgument as error:
+            raise ValueError(error.message) from error
+        return name
+
+    @field_validator("pd_policy")
+    @classmethod
+    def _known_pd_policy(cls, name: str) -> str:
+        try:
+            SEPARATION_POLICIES.make(name, dotted=True)
         except InvalidArgument as error:
             raise ValueError(error.message) from error
         return name

@@ -16,6 +16,16 @@ from sagellm_common.contracts.generate import (
     ToolCall,
     Usage,
 )
+from sagellm_common.contracts.handoff import (
+    KvMemory,
+    LeaseAbort,
+    LeaseClose,
+    LeaseClosed,
+    LeaseName,
+    LeaseOffer,
+    LeaseReady,
+    LeaseTaken,
+)
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply, SnapshotRequest
 from sagellm_common.contracts.packed import Packed
 from sagellm_common.contracts.policy import Leader, Policy, PolicyChange, PolicyReply
@@ -39,6 +49,7 @@ from sagellm_common.contracts.scheduling import (
     OpenQuery,
     OpenReply,
     OpenRequest,
+    PrefillAssignment,
     Submit,
     SubmitReply,
 )
@@ -61,8 +72,17 @@ SUBMIT = Submit(
     failed_engines=("e0",),
 )
 ASSIGNMENT = Assignment(
-    request_id="r1", epoch=1, engine_id="e1", incarnation="i1", leader_epoch=(5, 6), number=3, dispatch_timeout_ms=900.0
+    request_id="r1",
+    epoch=1,
+    engine_id="e1",
+    incarnation="i1",
+    leader_epoch=(5, 6),
+    number=3,
+    dispatch_timeout_ms=900.0,
+    prefill=PrefillAssignment(engine_id="p1", incarnation="i9", number=4),
 )
+LEASE = LeaseName("i1", "r1", 1, 7)
+MEMORY = KvMemory("hash", "plain", "paged", "bfloat16", 24, 2, 4, 128, 16, 1000, 2**40, 48, 2**30, 2**15, "cuda:1")
 MODEL = ModelInfo(model_id="org/m", path="models/m", size=10, last_used=2.0, tags={"type": "text"})
 CARD = ModelCard(
     model_id="org/m",
@@ -155,6 +175,12 @@ SAMPLES: list[Message | Packed] = [
     TokenFrame("e1", "i1", 7, [TokenItem("r1", 1, 0, 5, [4, 5], [[-0.5, [[4, -0.5]]]], "stop", ERROR, 8)]),
     TokenItem("r1", 1, 0, 5, [4, 5]),
     KvEvents("e1", "i1", 4, [11, 2**62], [12], True),
+    LeaseOffer(LEASE, "p1", [4, 5, 9], 2, MEMORY, b"agent"),
+    LeaseTaken(LEASE, "d1", False),
+    LeaseReady(LEASE, "p1", 3),
+    LeaseClose(LEASE, "d1", True),
+    LeaseClosed(LEASE, "p1", True, 17, [-0.5, [[17, -0.5], [3, -1.5]]]),
+    LeaseAbort(request_id="r1", epoch=1, reason="gone"),
     SnapshotRequest(scheduler_id="s1"),
     SnapshotReply(engine_id="e1", incarnation="i1", number=4, blocks=[11, 2**62], part=1, last=False),
     EngineReport(

@@ -23,7 +23,7 @@ TYPES = {cls.__name__: cls for cls in message_types()}
 
 def _plain(message: Message | Packed) -> Any:
     body = message.to_array() if isinstance(message, Packed) else message.model_dump(mode="json", exclude_none=True)
-    return json.loads(json.dumps(body))
+    return json.loads(json.dumps(body, default=bytes.hex))
 
 
 def _write(path: Path) -> None:

@@ -27,8 +27,11 @@ def print_record(record: DecisionRecord) -> None:
 def decision_sentence(decision: Decision) -> str:
     """Say in one sentence what was decided and why."""
     again = f"Attempt {decision.epoch + 1}: " if decision.epoch else ""
+    engines = decision.chosen
+    if decision.prefill is not None:
+        engines = f"{decision.prefill} to prefill and {decision.chosen} to decode"
     return (
-        f"{again}{decision.scheduler_id} chose {decision.chosen} after {decision.queued_ms:.1f} ms in the queue "
+        f"{again}{decision.scheduler_id} chose {engines} after {decision.queued_ms:.1f} ms in the queue "
         f"({decision.queue_policy}, position {decision.queue_position}): {decision.reason} ({decision.router})."
     )
 
@@ -59,6 +62,8 @@ def outcome_sentence(record: DecisionRecord) -> str:
         parts.append(f"{record.completion_tokens} tokens")
     if record.ttft_ms is not None:
         parts.append(f"the first after {record.ttft_ms:.0f} ms{_promised(record)}")
+    if record.transfer_ms is not None:
+        parts.append(f"{_ms(record.transfer_ms)} of it for the hand-over")
     if record.itl_ms is not None:
         parts.append(f"then one every {_ms(record.itl_ms)}")
     if record.e2e_ms is not None:

@@ -40,5 +40,9 @@ Queue = Annotated[str | None, typer.Option("--queue", help="Queue policy, such a
 Router = Annotated[
     str | None, typer.Option("--router", help="Router, such as load_balanced or locality.", metavar="NAME")
 ]
+PrefillDecode = Annotated[
+    str | None,
+    typer.Option("--pd", help="Prefill and decode on two engines: off, threshold or adaptive.", metavar="NAME"),
+]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", min=0.0, max=100.0, help="0 is greedy.")]

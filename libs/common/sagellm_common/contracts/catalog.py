@@ -11,6 +11,7 @@ from sagellm_common.contracts import (
     events,
     frames,
     generate,
+    handoff,
     kv,
     policy,
     registry,
@@ -57,6 +58,14 @@ def _templates() -> Callable[[str], str]:
 
 
 _S = Subjects("D")
+
+LEASE_VERBS: tuple[tuple[str, AnyMessage, str], ...] = (
+    ("offer", handoff.LeaseOffer, "repeated until it is answered"),
+    ("taken", handoff.LeaseTaken, "the answer to an offer"),
+    ("ready", handoff.LeaseReady, "cumulative, and repeated"),
+    ("close", handoff.LeaseClose, "repeated until it is answered"),
+    ("closed", handoff.LeaseClosed, "the same answer to every close of a lease"),
+)
 
 
 def _client_channels(s: Callable[[str], str]) -> Iterator[Channel]:
@@ -181,6 +190,11 @@ def _engine_channels(s: Callable[[str], str]) -> Iterator[Channel]:
         about="numbered, so that a gap is noticed and repaired by a snapshot",
     )
     yield Channel("ack", s(_S.engine_ack("X")), "publish", "gateway", "engine", dispatch.Ack)
+    for verb, message, about in LEASE_VERBS:
+        yield Channel(
+            f"lease_{verb}", s(_S.engine_lease("X", verb)), "publish", "engine", "engine", message, about=about
+        )
+    yield Channel("lease_abort", s(_S.engine_lease("X", "abort")), "publish", "gateway", "engine", handoff.LeaseAbort)
     yield Channel(
         "tokens",
         s(_S.tokens("X")),

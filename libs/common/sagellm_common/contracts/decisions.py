@@ -44,6 +44,8 @@ class Decision(Message):
     number: int
     predicted_ttft_ms: float | None = None
     predicted_itl_ms: float | None = None
+    prefill: str | None = Field(default=None, description="the engine that prefills, if it is another")
+    predicted_transfer_ms: float | None = None
 
 
 class DecisionRecord(Message):
@@ -59,6 +61,7 @@ class DecisionRecord(Message):
     ttft_ms: float | None = None
     itl_ms: float | None = Field(default=None, description="mean time from token to token")
     e2e_ms: float | None = None
+    transfer_ms: float | None = None
     completion_tokens: int | None = None
     error: dict[str, Any] | None = None
     slo: Slo = Slo()

@@ -14,6 +14,9 @@ class Dispatch(Message):
 
     `sampling.seed` and `sampling.max_tokens` are always set by the gateway. `delivered` holds, per choice, the tokens
     that earlier epochs have already delivered: generation continues behind them. `deadline_ms` is what remains.
+
+    With prefill and decode apart, both engines get the body: one with `decode_engine`, the engine to which it hands
+    over what it has prefilled, the other with `prefill_engine`, whose offer it waits for. Only the latter sends tokens.
     """
 
     request_id: str
@@ -29,6 +32,8 @@ class Dispatch(Message):
     finished_choices: list[int] = []
     priority: Priority = Priority.NORMAL
     deadline_ms: float | None = None
+    prefill_engine: str = ""
+    decode_engine: str = ""
 
 
 class DispatchReply(Message):

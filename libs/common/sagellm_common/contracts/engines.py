@@ -43,3 +43,7 @@ class EngineRegistration(Message):
         "chunk_x_context",
     )
     model_path: str = Field(default="", description="folder of a local model, for gateways that share the disk")
+    handoff: str = Field(
+        default="", description="engines with the same value hand prefilled prompts over to each other; empty: never"
+    )
+    kv_bytes_per_token: int = Field(default=0, description="what a token's keys and values take")

@@ -27,6 +27,7 @@ class RequestEvent(Message):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    transfer_ms: float | None = None
     error: dict[str, Any] | None = None
 
 

@@ -14,7 +14,8 @@ class TokenItem(Packed):
     """New tokens of one choice of a request; `first_index` is the position of the first one in the output.
 
     With `finish` ("stop", "length", "cancelled", "error") nothing follows for this choice. `error` is the wire form
-    of an error. `cached_tokens` is set with the first tokens: prompt tokens found in the prefix cache.
+    of an error. `cached_tokens` is set with the first tokens: prompt tokens found in the prefix cache; so is
+    `transfer_ms` where another engine has prefilled: from its last page to the whole prompt here.
     """
 
     request_id: str
@@ -26,6 +27,7 @@ class TokenItem(Packed):
     finish: str | None = None
     error: dict[str, Any] | None = None
     cached_tokens: int = 0
+    transfer_ms: float | None = None
 
 
 @dataclass(slots=True)

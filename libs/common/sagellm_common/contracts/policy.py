@@ -7,10 +7,11 @@ LEADER_TTL_S = 2.0
 
 
 class Policy(Message):
-    """Which queue policy and which router decide."""
+    """Which queue policy and which router decide, and which policy whether prefill and decode are separated."""
 
     queue: str = "fifo"
     router: str = "load_balanced"
+    pd: str = "adaptive"
 
 
 class PolicyChange(Message):
@@ -18,6 +19,7 @@ class PolicyChange(Message):
 
     queue: str | None = None
     router: str | None = None
+    pd: str | None = None
 
 
 class PolicyReply(Message):
@@ -26,6 +28,7 @@ class PolicyReply(Message):
     policy: Policy
     known_queues: list[str]
     known_routers: list[str]
+    known_pd: list[str] = []
 
 
 class Leader(Message):

@@ -44,8 +44,19 @@ class SubmitReply(Message):
     error: dict[str, Any] | None = None
 
 
+class PrefillAssignment(Message):
+    """Where the prompt of an epoch is prefilled, if not where it is decoded; `number` as in Assignment."""
+
+    engine_id: str
+    incarnation: str
+    number: int
+
+
 class Assignment(Message):
-    """Where one epoch of a request runs. `number` counts the assignments of one engine under one leader epoch."""
+    """Where one epoch of a request runs. `number` counts the assignments of one engine under one leader epoch.
+
+    With `prefill`, that engine prefills the prompt and hands it over to this one, which decodes.
+    """
 
     request_id: str
     epoch: int
@@ -54,6 +65,7 @@ class Assignment(Message):
     leader_epoch: LeaderEpoch
     number: int
     dispatch_timeout_ms: float = 2000.0
+    prefill: PrefillAssignment | None = None
 
 
 class Notice(Message):

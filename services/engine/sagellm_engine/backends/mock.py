@@ -3,24 +3,32 @@
 A token is a function of the prompt and of its place in the output alone, and above temperature 0 of the seed and the
 choice, so that any two mock engines continue the same stream. Every token is as good as another: other sampling
 options, `max_tokens` and the stop tokens apart, do nothing.
+
+Its pages hold the prompt's token ids in the place of keys and values, and the stream is made of what they hold: pages
+that are wrong make a wrong stream.
 """
 
+import mmap
 import time
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 from zlib import crc32
+
+import numpy as np
 
 from sagellm_engine.core.config import EngineConfig, MockConfig
 from sagellm_engine.core.runner import StepResult
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import ModelInfo, TokenLogprobs
 from sagellm_engine.kv.pool import PAGE_SIZE
+from sagellm_engine.transfer.layout import TOKENS, KvLayout
 
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: a Weyl sequence over positions
 _MIX = 0xBF58476D1CE4E5B9  # first multiplier of splitmix64 (Steele, Lea, Flood 2014)
 DEFAULT_NUM_PAGES = 65536
+TOKEN_BYTES = 8
+PAGE_BYTES = PAGE_SIZE * TOKEN_BYTES
 
 
 def missing() -> str | None:
@@ -51,22 +59,56 @@ class MockRunner:
             backend="mock",
             kind=f"mock-{self._mock.vocab_size}",
         )
+        memory = mmap.mmap(-1, self.info.num_pages * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._pages = np.frombuffer(memory, np.int64).reshape(self.info.num_pages, PAGE_SIZE)
 
     def execute(self, rows: Sequence[SequenceState]) -> StepResult:
         """Make up one token per row and let the modelled time pass."""
         vocab_size = self._mock.vocab_size
         tokens: list[int] = []
         for seq in rows:
+            if seq.num_computed < seq.num_prompt:
+                self._write(seq)
+            if not seq.samples:
+                tokens.append(0)
+                continue
             base = seq.runner_state
             if base is None:
-                base = seq.runner_state = _base(seq)
+                base = seq.runner_state = _base(seq, self._pages[seq.pages].tobytes())
             mixed = ((cast(int, base) + len(seq.tokens) * _STEP) & _MASK) * _MIX
             tokens.append(((mixed >> 32) & 0xFFFFFFFF) % vocab_size)
         self._let_time_pass(rows)
         return StepResult(tokens, logprobs=self._logprobs(rows, tokens))
 
+    def _write(self, seq: SequenceState) -> None:
+        """Put the tokens of a chunk of the prompt into its pages."""
+        start, stop = seq.num_computed, min(seq.num_computed + seq.num_scheduled, seq.num_prompt)
+        places = np.arange(start, stop)
+        pages = np.array(seq.pages)[places // PAGE_SIZE]
+        self._pages[pages, places % PAGE_SIZE] = seq.tokens[start:stop]
+
     def clear_pages(self, pages: Iterable[int]) -> None:
-        """Do nothing: the pages are not backed by memory."""
+        """Set pages to zero."""
+        self._pages[list(pages)] = 0
+
+    def kv_layout(self, model: str) -> KvLayout:
+        """Describe the memory of the pages; `model` names who makes the same tokens."""
+        return KvLayout(
+            model=model,
+            keys="plain",
+            order=TOKENS,
+            dtype="int64",
+            num_layers=1,
+            first_head=0,
+            num_heads=1,
+            head_dim=1,
+            page_size=PAGE_SIZE,
+            num_pages=self.info.num_pages,
+            address=int(self._pages.ctypes.data),
+            num_planes=1,
+            plane_bytes=self._pages.nbytes,
+            page_bytes=PAGE_BYTES,
+        )
 
     def close(self) -> None:
         """Do nothing: there is no memory to give back."""
@@ -89,9 +131,10 @@ class MockRunner:
         }
 
 
-def _base(seq: SequenceState) -> int:
-    """Return what all tokens of a choice have in common: the prompt and, unless greedy, seed and choice; 64 bits."""
-    prompt = crc32(array("q", seq.request.prompt_token_ids).tobytes())
+def _base(seq: SequenceState, held: bytes) -> int:
+    """Return what all tokens of a choice have in common: the prompt, as its pages hold it, and, unless greedy, seed
+    and choice; 64 bits."""
+    prompt = crc32(held[: seq.num_prompt * TOKEN_BYTES])
     sampled = (seq.sampling.seed, seq.choice) if seq.sampling.temperature > 0 else None
     mixed = (prompt << 32 | crc32(repr(sampled).encode())) * _STEP
     # tokens are counted from the start of the prompt; take its length out, so that index 0 is index 0

@@ -13,6 +13,7 @@ from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.native.abi import Phase
 from sagellm_engine.native.model import NativeModel
 from sagellm_engine.native.sampling import native_sample
+from sagellm_engine.transfer.layout import KvLayout
 
 
 class NativeRunner:
@@ -43,6 +44,11 @@ class NativeRunner:
         """Address and bytes of the memory of the pages."""
         kv = self._loaded().kv
         return kv.address, kv.num_bytes
+
+    def kv_layout(self, model: str) -> KvLayout:
+        """Describe the memory of the pages; `model` is the hash of the weights."""
+        native = self._loaded()
+        return native.kv.layout(model, f"even-{native.weight_kind.name.lower()}")
 
     def count_seconds(self) -> NDArray[np.float64]:
         """From now on, count what each part of the steps takes; return the sums [len(Phase)], which grow."""

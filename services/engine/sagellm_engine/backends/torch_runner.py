@@ -13,6 +13,7 @@ from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.kv.cache import KvCache
 from sagellm_engine.models.decoder import Decoder
+from sagellm_engine.transfer.layout import KvLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class TorchRunner:
         """Compute the rows and sample those that reach their last token."""
         decoder, cache = self._loaded()
         hidden = self._forward(rows, decoder, cache)
+        if self._place.device.type == "cuda" and any(seq.request.hold for seq in rows):
+            torch.cuda.current_stream(self._place.device).synchronize()  # another engine reads these pages next
         sampling = sampling_rows(rows)
         if not sampling.sequences:
             return StepResult([0] * len(rows))
@@ -57,6 +60,10 @@ class TorchRunner:
     def clear_pages(self, pages: Iterable[int]) -> None:
         """Set pages to zero."""
         self._loaded()[1].clear(pages)
+
+    def kv_layout(self, model: str) -> KvLayout:
+        """Describe the memory of the pages; `model` is the hash of the weights."""
+        return self._loaded()[1].layout(model)
 
     def close(self) -> None:
         """Let go of weights and pages."""

@@ -3,7 +3,8 @@
 Running sequences grow first, decoding ones by a token each, prefilling ones by a chunk; what is left of the token
 budget admits waiting ones. A sequence gets pages for all its tokens when admitted, so that only decoding can run out
 of pages; then the sequence with the least computed work (of the least urgent) gives its pages back and waits again.
-The one with the most work is never chosen, so that some request always comes to its end.
+The one with the most work is never chosen, so that some request always comes to its end; nor is one whose pages another
+engine may be reading.
 """
 
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ def plan_step(
 def _make_room(running: list[SequenceState], waiting: WaitingQueue, pool: PagePool, plan: StepPlan) -> None:
     for seq in [seq for seq in running if len(seq.tokens) > seq.capacity]:
         while seq.status is SequenceStatus.RUNNING and not pool.grow(seq):
-            victim = min(running, key=_loss_if_preempted)
+            victim = min((seq for seq in running if not seq.request.hold), key=_loss_if_preempted)
             running.remove(victim)
             pool.release(victim)
             waiting.push(victim)

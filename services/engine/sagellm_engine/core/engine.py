@@ -17,10 +17,13 @@ from sagellm_engine.core.types import (
     EngineGauges,
     EngineRequest,
     FinishReason,
+    FirstToken,
+    Held,
     ModelInfo,
     RequestKey,
     StepOutput,
     StepReport,
+    TokenLogprobs,
     TokenOutput,
 )
 from sagellm_engine.core.validation import validate_request
@@ -31,7 +34,10 @@ class EngineCore:
     """Owns requests, sequences and pages; borrows the runner until `close`.
 
     All methods are called from one thread. `now` is in seconds on any monotonic clock, the same in every call.
-    Between two steps every page is free, cached or held by a running sequence.
+    Between two steps every page is free, cached, held by a sequence that runs, held for another engine to read, or
+    reserved for what is read from another engine.
+
+    `on_held` is called with each request with `hold` as soon as it has its pages, before they are computed.
     """
 
     def __init__(self, config: EngineConfig, runner: Runner, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -46,7 +52,10 @@ class EngineCore:
         self._requests = RequestTable()
         self._deadlines = Deadlines()
         self._pending: list[TokenOutput] = []
+        self._held: dict[RequestKey, SequenceState] = {}
+        self._progress: list[Held] = []
         self._num_submitted = 0
+        self.on_held: Callable[[Held], None] = lambda held: None
 
     @property
     def info(self) -> ModelInfo:
@@ -70,20 +79,49 @@ class EngineCore:
         Cancelled when the cancel came first, DeadlineExceeded when it is too late, ResourceExhausted when too many
         requests wait.
         """
-        known = self._requests.known(request.key, now)
-        if known is Known.CANCELLED:
-            raise Cancelled("this request was cancelled before it arrived")
-        if known is not Known.NO:
+        if not self._is_news(request, now):
             return False
-        validate_request(request, self.info)
-        if request.deadline is not None and request.deadline <= now:
-            raise DeadlineExceeded("the deadline was over before the engine got the request")
         if len(self._waiting) >= self.config.max_waiting:
             raise ResourceExhausted(f"{len(self._waiting)} sequences wait already")
-        older = self._requests.older_epoch(request.key)
-        if older is not None:
-            self._drop(older, now, Known.ENDED)
-        self._open(request, now)
+        sequences = self._open(request, now)
+        if sequences:
+            self._waiting.push(sequences[0])
+        return True
+
+    def release_held(self, key: RequestKey, now: float) -> None:
+        """Free the pages of a request with `hold`, and stop computing it if that is not over; nothing comes of it."""
+        seq = self._held.pop(key, None)
+        if seq is not None:
+            self._pool.release(seq)
+        elif self._requests.get(key) is not None:
+            self._drop(key, now, Known.ENDED)
+
+    def reserve(self, num_tokens: int) -> tuple[int, ...] | None:
+        """Set pages for so many tokens apart, and a place among the running sequences; None if there is no room."""
+        if len(self._running) + self._pool.num_reservations >= self.config.max_num_seqs:
+            return None
+        return self._pool.reserve(num_tokens, headroom=len(self._running))
+
+    def free_reserved(self, pages: tuple[int, ...]) -> None:
+        """Give reserved pages back, into which nothing is written any more."""
+        self._pool.free_reserved(pages)
+
+    def adopt(self, request: EngineRequest, pages: tuple[int, ...], first: FirstToken, now: float) -> bool:
+        """Go on behind a prompt whose keys and values have been written into reserved `pages`, and with its `first`
+        token; the pages are the request's from now on. See `submit` for what is returned and raised.
+        """
+        try:
+            sequences = self._open(request, now) if self._is_news(request, now) else []
+        except SageError:
+            self._pool.free_reserved(pages)
+            raise
+        if not sequences:
+            self._pool.free_reserved(pages)
+            return False
+        seq = sequences[0]
+        self._pool.adopt(seq, pages)
+        self._running.append(seq)
+        self._append(seq, first.token_id, first.logprobs, now)
         return True
 
     def cancel(self, key: RequestKey, now: float) -> bool:
@@ -116,13 +154,16 @@ class EngineCore:
             self._waiting,
             self._pool,
             max_batch_tokens=self._max_batch_tokens,
-            max_num_seqs=self.config.max_num_seqs,
+            max_num_seqs=self.config.max_num_seqs - self._pool.num_reservations,
         )
+        for key in plan.admitted:
+            self._tell_held(key)
         if plan.rows:
             result = execute_isolated(self._runner, plan.rows)
             self._commit(plan.rows, result, now)
         tokens, self._pending = self._pending, []
-        return StepOutput(tokens, _report(plan, self._clock() - start), plan.admitted)
+        held, self._progress = self._progress, []
+        return StepOutput(tokens, _report(plan, self._clock() - start), plan.admitted, held)
 
     def gauges(self) -> EngineGauges:
         """Return the state between two steps."""
@@ -145,7 +186,7 @@ class EngineCore:
 
     def check_invariants(self) -> None:
         """Prove that every page is accounted for; raises Internal with the figures if not. To be called when idle."""
-        self._pool.check(self._running)
+        self._pool.check([*self._running, *self._held.values()])
         if not self.has_work() and len(self._requests):
             raise Internal(f"requests {self._requests.keys()[:8]} are open, but nothing works on them")
 
@@ -153,7 +194,23 @@ class EngineCore:
         """Give back the runner's memory. Open requests get no further output."""
         self._runner.close()
 
-    def _open(self, request: EngineRequest, now: float) -> None:
+    def _is_news(self, request: EngineRequest, now: float) -> bool:
+        """Whether a request is to be opened; an open older epoch is gone then. See `submit` for what is raised."""
+        known = self._requests.known(request.key, now)
+        if known is Known.CANCELLED:
+            raise Cancelled("this request was cancelled before it arrived")
+        if known is not Known.NO:
+            return False
+        validate_request(request, self.info)
+        if request.deadline is not None and request.deadline <= now:
+            raise DeadlineExceeded("the deadline was over before the engine got the request")
+        older = self._requests.older_epoch(request.key)
+        if older is not None:
+            self._drop(older, now, Known.ENDED)
+        return True
+
+    def _open(self, request: EngineRequest, now: float) -> list[SequenceState]:
+        """Add a request and return its sequences that have not ended with what was delivered of them before."""
         info, sampling = self.info, request.sampling
         stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else info.eos_token_ids)
         sequences = []
@@ -173,13 +230,12 @@ class EngineCore:
             finish = _finish_reason(seq) if seq.num_output else None
             if finish is not None:
                 self._finish(seq, self._last_output(seq, finish), now)
-        if sequences:
-            self._waiting.push(sequences[0])
-        else:
+        if not sequences:
             self._requests.end(request.key, now)
+        return sequences
 
     def _commit(self, rows: list[SequenceState], result: StepResult, now: float) -> None:
-        pending, token_ids, errors = self._pending, result.token_ids, result.errors
+        token_ids, errors = result.token_ids, result.errors
         for row, seq in enumerate(rows):
             if errors and row in errors:
                 self._fail_row(seq, errors[row], now)
@@ -190,21 +246,43 @@ class EngineCore:
             seq.num_computed += seq.num_scheduled
             if seq.num_computed % PAGE_SIZE == 0 or seq.num_scheduled > 1:
                 self._pool.index_computed(seq)
-            if seq.num_computed < len(tokens):
-                continue
-            token = token_ids[row]
-            tokens.append(token)
-            finish = None
-            if len(tokens) >= seq.token_limit or token in seq.stop_ids:
-                finish = _finish_reason(seq)
-            output = self._output(seq, token, result, row, finish)
-            if finish is None:
-                pending.append(output)
-            else:
-                self._finish(seq, output, now)
+            if seq.request.hold:
+                self._hold(seq, FirstToken(token_ids[row], result.logprobs.get(row)), now)
+            elif seq.num_computed == len(tokens):
+                self._append(seq, token_ids[row], result.logprobs.get(row), now)
+
+    def _append(self, seq: SequenceState, token: int, logprobs: TokenLogprobs | None, now: float) -> None:
+        tokens = seq.tokens
+        tokens.append(token)
+        finish = None
+        if len(tokens) >= seq.token_limit or token in seq.stop_ids:
+            finish = _finish_reason(seq)
+        output = self._output(seq, token, logprobs, finish)
+        if finish is None:
+            self._pending.append(output)
+        else:
+            self._finish(seq, output, now)
+
+    def _tell_held(self, key: RequestKey) -> None:
+        entry = self._requests.get(key)
+        if entry is not None and entry.request.hold:
+            seq = entry.sequences[0]
+            self.on_held(Held(key, tuple(seq.pages), seq.num_computed // PAGE_SIZE))
+
+    def _hold(self, seq: SequenceState, first: FirstToken, now: float) -> None:
+        """Note how far a prefill for another engine is; keep its pages when it is complete."""
+        key, pages = seq.request.key, tuple(seq.pages)
+        if seq.num_computed < len(seq.tokens):
+            self._progress.append(Held(key, pages, seq.num_computed // PAGE_SIZE))
+            return
+        self._progress.append(Held(key, pages, len(pages), first))
+        self._running.remove(seq)
+        seq.status = SequenceStatus.FINISHED
+        self._held[key] = seq
+        self._requests.end(key, now)
 
     def _output(
-        self, seq: SequenceState, token: int, result: StepResult, row: int, finish: FinishReason | None
+        self, seq: SequenceState, token: int, logprobs: TokenLogprobs | None, finish: FinishReason | None
     ) -> TokenOutput:
         cached = 0
         if seq.first_unsent:
@@ -212,13 +290,12 @@ class EngineCore:
             cached = min(seq.cached_tokens, seq.num_prompt)
             self._let_siblings_go(seq)
         request = seq.request
-        logprobs = (result.logprobs[row],) if row in result.logprobs else None
         return TokenOutput(
             request.key,
             seq.choice,
             len(seq.tokens) - seq.num_prompt - 1,
             (token,),
-            logprobs,
+            None if logprobs is None else (logprobs,),
             finish,
             None,
             request.group,

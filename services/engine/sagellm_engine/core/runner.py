@@ -7,6 +7,7 @@ from typing import Protocol
 from sagellm_common.errors import SageError
 from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import ModelInfo, TokenLogprobs
+from sagellm_engine.transfer.layout import KvLayout
 
 
 @dataclass(slots=True)
@@ -25,7 +26,8 @@ class StepResult:
 class Runner(Protocol):
     """Computes the rows of a step and chooses the next token of those that reach the end of their tokens.
 
-    `execute` may block as long as the computation takes. Of the sequences it changes only `runner_state`; it
+    `execute` may block as long as the computation takes; what it wrote of rows with `request.hold` is in memory when it
+    returns. Of the sequences it changes only `runner_state`; it
     writes KV pages only at the positions that a row covers, so that it can be called again for the same rows. A fault
     of single rows is returned; an exception means that the whole call failed and no row has a result.
     """
@@ -42,6 +44,10 @@ class Runner(Protocol):
 
     def execute(self, rows: Sequence[SequenceState]) -> StepResult:
         """Compute `row.num_scheduled` tokens of each row from `row.num_computed` on."""
+        ...
+
+    def kv_layout(self, model: str) -> KvLayout:
+        """Describe the memory of the pages, for engines that read it; `model` is the hash of the weights."""
         ...
 
     def clear_pages(self, pages: Iterable[int]) -> None:

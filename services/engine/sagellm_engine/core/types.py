@@ -53,7 +53,8 @@ class EngineRequest:
     `delivered` holds, per choice, tokens that earlier epochs have delivered: they are prefilled, and generation
     continues at that index; empty means none. `finished_choices` have ended before and are left out. A smaller
     `priority` goes first. `deadline` and `arrival` are seconds on the clock whose readings the core gets as `now`.
-    `group` is an opaque label that comes back with every output.
+    `group` is an opaque label that comes back with every output. `hold`: only the prompt is computed, and the first
+    token chosen; its pages are held then for another engine to read, until `EngineCore.release_held`.
     """
 
     key: RequestKey
@@ -66,6 +67,7 @@ class EngineRequest:
     deadline: float | None = None
     group: str = ""
     arrival: float = 0.0
+    hold: bool = False
 
 
 class TokenLogprobs(NamedTuple):
@@ -121,16 +123,35 @@ class CacheChanges:
     removed: tuple[int, ...]
 
 
+class FirstToken(NamedTuple):
+    """What a prefill made beside keys and values; all that another engine needs to go on behind them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+class Held(NamedTuple):
+    """How far a request with `hold` is: its pages in order, how many of them have been written to the end, and with
+    the last of them the first token."""
+
+    key: RequestKey
+    pages: tuple[int, ...]
+    num_ready: int
+    first: FirstToken | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """Everything that one step made; all `rows` 0 in the report when nothing was computed.
 
-    `admitted` names the requests of which a sequence began to be computed, or began again, in this step.
+    `admitted` names the requests of which a sequence began to be computed, or began again, in this step. `held` tells
+    of the requests with `hold` that got on.
     """
 
     tokens: list[TokenOutput] = field(default_factory=list)
     report: StepReport = StepReport()
     admitted: list[RequestKey] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sagellm_engine.kv.pool import PAGE_SIZE
 from sagellm_engine.models.config import ModelConfig
+from sagellm_engine.transfer.layout import PAGED, KvLayout
 
 
 def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -29,6 +30,29 @@ class KvCache:
         )
         self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in self._data]
         self.null_page = num_pages
+        self._config = config
+
+    def layout(self, model: str) -> KvLayout:
+        """Describe the memory for other engines."""
+        config, data = self._config, self._data
+        size = data[0, 0, 0].nbytes
+        return KvLayout(
+            model=model,
+            keys="plain",
+            order=PAGED,
+            dtype=str(data.dtype).removeprefix("torch."),
+            num_layers=config.num_layers,
+            first_head=0,
+            num_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            page_size=PAGE_SIZE,
+            num_pages=self.null_page,
+            address=data.data_ptr(),
+            num_planes=2 * config.num_layers,
+            plane_bytes=(self.null_page + 1) * size,
+            page_bytes=size,
+            device=str(data.device),
+        )
 
     def clear(self, pages: Iterable[int]) -> None:
         """Set pages to zero."""

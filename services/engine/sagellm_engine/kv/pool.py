@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from sagellm_common.blocks import BLOCK_TOKENS, chained_hash
 from sagellm_common.errors import Internal
-from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.core.sequence import SequenceState, SequenceStatus
 from sagellm_engine.core.types import CacheChanges
 from sagellm_engine.kv.prefix_index import ROOT, PrefixIndex
 
@@ -16,7 +16,7 @@ PAGES_PER_BLOCK = BLOCK_TOKENS // PAGE_SIZE
 
 
 class PagePool:
-    """Every page is free, cached (indexed, used by nobody) or held by one or more running sequences.
+    """Every page is free, cached (indexed, used by nobody), held by one or more sequences, or reserved.
 
     Cached pages are taken back least recently used first; of one prefix the last page goes first, because pages are
     released from the end of a sequence.
@@ -34,6 +34,7 @@ class PagePool:
         self._holders = [0] * num_pages
         self._blocks: dict[int, int] = {}  # page that ends a block: the block's hash
         self._changes: dict[int, bool] = {}  # block: whether it has become known
+        self._reserved: set[tuple[int, ...]] = set()
 
     @property
     def num_free(self) -> int:
@@ -76,6 +77,36 @@ class PagePool:
         seq.capacity += PAGE_SIZE
         return True
 
+    @property
+    def num_reservations(self) -> int:
+        """Reservations that are neither adopted nor freed yet."""
+        return len(self._reserved)
+
+    def reserve(self, num_tokens: int, headroom: int) -> tuple[int, ...] | None:
+        """Set pages for so many tokens, at least one, apart; None if fewer than `headroom` others would be left."""
+        num_pages = -(-num_tokens // PAGE_SIZE)
+        if len(self._free) + len(self._cached) < num_pages + headroom:
+            return None
+        pages = tuple(self._take() for _ in range(num_pages))
+        self._reserved.add(pages)
+        return pages
+
+    def free_reserved(self, pages: tuple[int, ...]) -> None:
+        """Make reserved pages free again."""
+        self._reserved.remove(pages)
+        for page in reversed(pages):
+            self._holders[page] -= 1
+            self._free.append(page)
+
+    def adopt(self, seq: SequenceState, pages: tuple[int, ...]) -> None:
+        """Give reserved pages, which hold all tokens of a sequence, to it; it runs from now on."""
+        self._reserved.remove(pages)
+        seq.status = SequenceStatus.RUNNING
+        seq.pages = list(pages)
+        seq.capacity = len(pages) * PAGE_SIZE
+        seq.num_computed = len(seq.tokens)
+        self.index_computed(seq)
+
     def index_computed(self, seq: SequenceState) -> None:
         """Make the pages that a sequence has filled known to later prompts."""
         if not self._prefix_cache:
@@ -112,9 +143,10 @@ class PagePool:
         """Return whether a running sequence holds a page."""
         return self._holders[page] > 0
 
-    def check(self, running: Iterable[SequenceState]) -> None:
-        """Prove that free + cached + held by running = total; raise Internal with the figures if not."""
-        held = Counter(page for seq in running for page in seq.pages)
+    def check(self, holding: Iterable[SequenceState]) -> None:
+        """Prove that free + cached + held by sequences + reserved = total; raise Internal with the figures if not."""
+        held = Counter(page for seq in holding for page in seq.pages)
+        held.update(page for pages in self._reserved for page in pages)
         wrong = [page for page in range(self.num_pages) if self._holders[page] != held[page]]
         apart = set(self._free).isdisjoint(held) and set(self._cached).isdisjoint(held)
         total = len(set(self._free)) + len(self._cached) + len(held)

@@ -8,8 +8,10 @@ import numpy as np
 from sagellm_engine.kv.pool import PAGE_SIZE
 from sagellm_engine.models.config import ModelConfig
 from sagellm_engine.native.abi import KvKind
+from sagellm_engine.transfer.layout import BLOCKED, KvLayout
 
 BYTES = {KvKind.F32: 4, KvKind.BF16: 2, KvKind.INT8: 1}
+DTYPES = {KvKind.F32: "float32", KvKind.BF16: "bfloat16", KvKind.INT8: "int8"}
 SCALE_BYTES = 4
 
 
@@ -29,12 +31,33 @@ class NativeKv:
     def __init__(self, config: ModelConfig, num_pages: int, kind: KvKind) -> None:
         self.kind = kind
         self.num_pages = num_pages
+        self._config = config
         self.num_bytes = page_bytes(config, kind) * num_pages
         self._memory = mmap.mmap(-1, self.num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._memory, np.uint8).reshape(config.num_layers, num_pages, -1)
         self.address = int(self._bytes.ctypes.data)
+
+    def layout(self, model: str, keys: str) -> KvLayout:
+        """Describe the memory for other engines."""
+        config, size = self._config, _layer_page_bytes(self._config, self.kind)
+        return KvLayout(
+            model=model,
+            keys=keys,
+            order=BLOCKED,
+            dtype=DTYPES[self.kind],
+            num_layers=config.num_layers,
+            first_head=0,
+            num_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            page_size=PAGE_SIZE,
+            num_pages=self.num_pages,
+            address=self.address,
+            num_planes=config.num_layers,
+            plane_bytes=self.num_pages * size,
+            page_bytes=size,
+        )
 
     def clear(self, pages: Iterable[int]) -> None:
         """Set pages to zero."""

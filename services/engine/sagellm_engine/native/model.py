@@ -43,6 +43,7 @@ class NativeModel:
         self, config: ModelConfig, kind: WeightKind, compute: Compute, packed: PackedFile, kv: NativeKv
     ) -> None:
         self.kv = kv
+        self.weight_kind = kind
         self.seconds: NDArray[np.float64] | None = None
         """By phase, what all steps took; counted while it is there, [len(Phase)]."""
         self._library = library()

@@ -8,6 +8,7 @@ import structlog
 from sagellm_common.bus import Bus
 from sagellm_common.errors import SageError
 from sagellm_engine.service.handlers import Handlers
+from sagellm_engine.service.handoffs import Handoffs
 from sagellm_engine.service.metrics import EngineMetrics
 from sagellm_engine.service.sending import Sending
 from sagellm_engine.service.state import EngineState
@@ -22,11 +23,17 @@ class EngineEdge:
     """One engine on the bus. `steps` is its running step loop, `made` is where that puts what it makes."""
 
     def __init__(
-        self, bus: Bus, state: EngineState, steps: StepThread, made: asyncio.Queue[StepDone], metrics: EngineMetrics
+        self,
+        bus: Bus,
+        state: EngineState,
+        steps: StepThread,
+        made: asyncio.Queue[StepDone],
+        metrics: EngineMetrics,
+        handoffs: Handoffs | None,
     ) -> None:
-        self._bus, self._state, self._steps = bus, state, steps
-        self.handlers = Handlers(bus, state, steps)
-        self.sending = Sending(bus, state, steps, made, metrics)
+        self._bus, self._state, self._handoffs = bus, state, handoffs
+        self.handlers = Handlers(bus, state, steps, handoffs)
+        self.sending = Sending(bus, state, steps, made, metrics, handoffs)
 
     async def tick(self) -> None:
         """Report, forget what is old and look after gateways, until cancelled."""
@@ -34,6 +41,8 @@ class EngineEdge:
             now = time.monotonic()
             await self.sending.report(now)
             self._state.ledger.expire(now)
+            if self._handoffs is not None:
+                self._handoffs.tick(now)
             await self._drop_lost_gateways(now)
             await asyncio.sleep(TICK_S)
 
@@ -47,7 +56,7 @@ class EngineEdge:
             keys = self._state.ledger.open_of(gateway_id)
             log.warning("gateway_lost", gateway_id=gateway_id, cancelled=len(keys))
             for key in keys:
-                self._steps.cancel(key)
+                self.handlers.cancel_lost(key)
 
     async def _bus_answers(self) -> bool:
         """Ask the server for a sign of life: a connection may be dead before anybody notices."""

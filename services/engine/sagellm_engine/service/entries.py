@@ -19,6 +19,7 @@ class ChoiceTokens:
     finish: str | None = None
     error: dict[str, Any] | None = None
     cached_tokens: int = 0
+    transfer_ms: float | None = None
 
     @property
     def next_index(self) -> int:
@@ -27,6 +28,8 @@ class ChoiceTokens:
     def add(self, key: RequestKey, output: TokenOutput) -> TokenItem:
         """Keep new tokens and return them as they go out."""
         item = TokenItem(key[0], key[1], output.choice, self.next_index, list(output.token_ids))
+        if not self.token_ids:
+            item.transfer_ms = self.transfer_ms
         self.token_ids += item.token_ids
         if output.cached_tokens:
             self.cached_tokens = item.cached_tokens = output.cached_tokens
@@ -47,9 +50,9 @@ class ChoiceTokens:
             )
         skip = from_index - self.first_index
         logprobs = None if self.logprobs is None else self.logprobs[skip:]
-        return TokenItem(
-            *key, choice, from_index, self.token_ids[skip:], logprobs, self.finish, self.error, self.cached_tokens
-        )
+        item = TokenItem(*key, choice, from_index, self.token_ids[skip:], logprobs, self.finish, self.error)
+        item.cached_tokens, item.transfer_ms = self.cached_tokens, self.transfer_ms
+        return item
 
 
 @dataclass(slots=True)

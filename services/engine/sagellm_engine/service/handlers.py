@@ -13,11 +13,15 @@ from sagellm_common.contracts.dispatch import (
 )
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.generate import CancelReply, CancelRequest
+from sagellm_common.contracts.handoff import LeaseAbort
 from sagellm_common.contracts.kv import SnapshotRequest
 from sagellm_common.contracts.scheduling import GatewayHeartbeat
 from sagellm_common.errors import DeadlineExceeded, NotFound, Unavailable
+from sagellm_engine.core.types import EngineRequest, RequestKey
 from sagellm_engine.core.validation import validate_request
 from sagellm_engine.service.frames import fitting
+from sagellm_engine.service.handoffs import Handoffs
+from sagellm_engine.service.lease_messages import VERBS, Wire
 from sagellm_engine.service.requests import engine_request, first_indexes
 from sagellm_engine.service.spans import RequestTrace
 from sagellm_engine.service.state import EngineState
@@ -25,10 +29,13 @@ from sagellm_engine.service.steps import StepThread
 
 
 class Handlers:
-    """Answers gateways and operators from the engine's state, and hands work to the step loop."""
+    """Answers gateways and operators from the engine's state, and hands work to the step loop.
 
-    def __init__(self, bus: Bus, state: EngineState, steps: StepThread) -> None:
-        self._bus, self._state, self._steps = bus, state, steps
+    Without `handoffs` the engine prefills and decodes everything itself.
+    """
+
+    def __init__(self, bus: Bus, state: EngineState, steps: StepThread, handoffs: Handoffs | None) -> None:
+        self._bus, self._state, self._steps, self._handoffs = bus, state, steps, handoffs
 
     async def open(self) -> MicroService:
         """Subscribe to everything; when this returns the server routes to this engine."""
@@ -39,6 +46,9 @@ class Handlers:
         await bus.subscribe(subjects.engine_ack(engine_id), Ack, self.ack)
         await bus.subscribe(subjects.engine_snapshot(engine_id), SnapshotRequest, self.snapshot)
         await bus.subscribe(subjects.gateway_heartbeat("*"), GatewayHeartbeat, self.gateway_heartbeat)
+        for message_type, verb in VERBS.items():
+            await bus.subscribe(subjects.engine_lease(engine_id, verb), message_type, self.lease)
+        await bus.subscribe(subjects.engine_lease(engine_id, "abort"), LeaseAbort, self.abort)
         service = await MicroService.start(bus, "engine", "Computes tokens.", self._metadata())
         control = subjects.engine_control(engine_id)
         await service.add_endpoint("control", control, ControlRequest, self.control, queue="engines")
@@ -77,6 +87,11 @@ class Handlers:
         validate_request(request, self._state.info)
         if request.deadline is not None and request.deadline <= now:
             raise DeadlineExceeded("the deadline was over before the engine got the request")
+        if dispatch.decode_engine:
+            self._prefill(request, dispatch.decode_engine)
+            return
+        if self._handoffs is not None:
+            self._handoffs.cancel(dispatch.request_id, None)  # an older epoch, which this one replaces
         self._state.ledger.accept(
             request.key,
             dispatch.gateway_id,
@@ -85,14 +100,40 @@ class Handlers:
             num_prompt_tokens=len(request.prompt_token_ids),
             trace=RequestTrace(dispatch.model),
         )
-        self._steps.submit(request)
+        if dispatch.prefill_engine and self._handoffs is not None:
+            self._handoffs.take(request, dispatch.prefill_engine)
+        else:
+            self._steps.submit(request)
+
+    def _prefill(self, request: EngineRequest, decode_engine: str) -> None:
+        if self._handoffs is None:
+            raise Unavailable("this engine hands nothing over: set SAGELLM_KV_TRANSFER")
+        self._handoffs.give(request, decode_engine)
 
     async def cancel(self, request: CancelRequest, received: Received) -> CancelReply:
         """End a request, or refuse it when it comes."""
         key = self._state.ledger.cancel(request.request_id, request.epoch, time.monotonic())
+        if self._handoffs is not None:
+            self._handoffs.cancel(request.request_id, request.epoch)
         if key is not None:
             self._steps.cancel(key)
         return CancelReply(found=key is not None)
+
+    def cancel_lost(self, key: RequestKey) -> None:
+        """End a request that nobody waits for any more."""
+        if self._handoffs is not None:
+            self._handoffs.cancel(*key)
+        self._steps.cancel(key)
+
+    def lease(self, message: Wire, received: Received) -> None:
+        """Take what another engine says about a hand-off."""
+        if self._handoffs is not None:
+            self._handoffs.received(message)
+
+    def abort(self, message: LeaseAbort, received: Received) -> None:
+        """A gateway says that the other engine will not hand a request over."""
+        if self._handoffs is not None:
+            self._handoffs.abandoned(message)
 
     async def resend(self, request: ResendRequest, received: Received) -> TokenItem:
         """Return the tokens of a choice from an index on, as many as fit into a message."""

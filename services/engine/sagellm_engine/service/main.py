@@ -16,7 +16,9 @@ from sagellm_engine.core.self_benchmark import measure_steps
 from sagellm_engine.service.models import ModelSource, resolve_model
 from sagellm_engine.service.running import RunningEngine
 from sagellm_engine.service.steps import Loaded, StepDone, StepThread
+from sagellm_engine.service.transfer import open_transfer
 from sagellm_engine.settings import EngineSettings
+from sagellm_engine.transfer.layout import KvLayout
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -31,11 +33,12 @@ async def serve(settings: EngineSettings, stop: asyncio.Event) -> None:
         if source is None:
             return
         made: asyncio.Queue[StepDone] = asyncio.Queue()
-        steps = StepThread(_creator(settings, source), made.put_nowait, measure_steps)
+        steps = StepThread(_creator(settings, source), made.put_nowait, measure_steps, _kv_describer(settings, source))
         loaded = await _unless(stop, _load(steps, source))
         if loaded is None:
             return
-        engine = RunningEngine(settings, bus, source, steps, made, loaded)
+        transfer = await open_transfer(settings.transport, loaded.kv)
+        engine = RunningEngine(settings, bus, source, steps, made, loaded, transfer)
         stack.push_async_callback(engine.leave)
         await engine.open()
         await engine.run(stop)
@@ -62,6 +65,22 @@ def _creator(settings: EngineSettings, source: ModelSource) -> Callable[[], Engi
         return create_engine(config)
 
     return create
+
+
+def _kv_describer(settings: EngineSettings, source: ModelSource) -> Callable[[EngineCore], KvLayout | None]:
+    """Return what describes a core's pages to other engines, if they are to read them."""
+
+    def describe(core: EngineCore) -> KvLayout | None:
+        if not settings.transport:
+            return None
+        if source.path is None:
+            return core.runner.kv_layout(source.identity)
+        from sagellm_engine.native.paths import cache_folder
+        from sagellm_engine.weights.fingerprint import checkpoint_fingerprint
+
+        return core.runner.kv_layout(checkpoint_fingerprint(source.path, cache_folder("packed")))
+
+    return describe
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:

@@ -20,6 +20,7 @@ def engine_request(dispatch: Dispatch, now: float) -> EngineRequest:
         deadline=deadline,
         group=dispatch.gateway_id,
         arrival=now,
+        hold=bool(dispatch.decode_engine),
     )
 
 

@@ -15,12 +15,15 @@ from sagellm_common.errors import Internal, SageError
 from sagellm_common.telemetry import metrics as prometheus
 from sagellm_common.version import __version__
 from sagellm_engine.service.edge import EngineEdge
+from sagellm_engine.service.handoffs import Handoffs
 from sagellm_engine.service.metrics import EngineMetrics
 from sagellm_engine.service.models import ModelSource
 from sagellm_engine.service.registration import Registration
 from sagellm_engine.service.state import EngineState
 from sagellm_engine.service.steps import Loaded, StepDone, StepThread
+from sagellm_engine.service.transfer import TransferThread
 from sagellm_engine.settings import EngineSettings
+from sagellm_engine.transfer.layout import handoff_class
 
 log = structlog.get_logger(__name__)
 ACK_WAIT_S = 1.0
@@ -38,10 +41,11 @@ class RunningEngine:
         steps: StepThread,
         made: asyncio.Queue[StepDone],
         loaded: Loaded,
+        transfer: TransferThread | None,
     ) -> None:
-        self._settings, self._steps = settings, steps
+        self._settings, self._steps, self._transfer = settings, steps, transfer
         self._metrics = EngineMetrics(source.name)
-        identity = describe(settings, source, loaded)
+        identity = describe(settings, source, loaded, transfer)
         self._registration = Registration(bus, identity)
         self._state = EngineState(
             identity,
@@ -49,7 +53,8 @@ class RunningEngine:
             max_open_choices=settings.max_num_seqs + settings.max_waiting,
             gateway_timeout_s=settings.gateway_timeout_s,
         )
-        self._edge = EngineEdge(bus, self._state, steps, made, self._metrics)
+        self._handoffs = None if transfer is None else Handoffs(bus, self._state, steps, transfer)
+        self._edge = EngineEdge(bus, self._state, steps, made, self._metrics, self._handoffs)
         self._tasks: list[asyncio.Task[None]] = []
         self._micro: MicroService | None = None
         self._metrics_server: prometheus.MetricsServer | None = None
@@ -77,6 +82,8 @@ class RunningEngine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._registration.remove()
+        if self._transfer is not None:
+            await self._transfer.stop()  # before the memory that it reads and writes goes
         await self._steps.stop()
         try:
             await self._edge.sending.send_rest()
@@ -107,13 +114,17 @@ class RunningEngine:
         """Return when every request has ended and the gateways have had time to ask for what they missed."""
         ledger = self._state.ledger
         end = time.monotonic() + self._settings.drain_timeout_s
-        while ledger.num_open and time.monotonic() < end:
+        while self._num_open() and time.monotonic() < end:
             await asyncio.sleep(POLL_S)
-        if ledger.num_open:
-            log.warning("drain_timed_out", requests_left=ledger.num_open)
+        if self._num_open():
+            log.warning("drain_timed_out", requests_left=self._num_open())
         end = min(end, time.monotonic() + ACK_WAIT_S)
         while len(ledger) and time.monotonic() < end:
             await asyncio.sleep(POLL_S)
+
+    def _num_open(self) -> int:
+        """Return the requests that have not ended, those that are prefilled for other engines included."""
+        return self._state.ledger.num_open + (0 if self._handoffs is None else self._handoffs.num_open)
 
     async def _follow_state(self) -> None:
         """Keep the state in the registration current."""
@@ -124,9 +135,11 @@ class RunningEngine:
             self._registration.change(self._registration.entry.model_copy(update={"state": state}))
 
 
-def describe(settings: EngineSettings, source: ModelSource, loaded: Loaded) -> EngineRegistration:
+def describe(
+    settings: EngineSettings, source: ModelSource, loaded: Loaded, transfer: TransferThread | None
+) -> EngineRegistration:
     """Say what this engine is; a new incarnation with each call."""
-    info = loaded.info
+    info, kv = loaded.info, None if transfer is None else transfer.layout
     return EngineRegistration(
         engine_id=settings.engine_id,
         incarnation=uuid.uuid4().hex,
@@ -147,6 +160,8 @@ def describe(settings: EngineSettings, source: ModelSource, loaded: Loaded) -> E
         version=__version__,
         started_at=time.time(),
         price_per_hour=settings.price_per_hour,
+        handoff="" if kv is None or transfer is None else handoff_class(kv, transfer.name),
+        kv_bytes_per_token=0 if kv is None else kv.num_planes * kv.page_bytes // kv.page_size,
         benchmark=tuple(
             (s.duration_s, s.rows, s.prefill_tokens, s.decode_seqs, s.context_tokens, s.chunk_x_context)
             for s in loaded.benchmark

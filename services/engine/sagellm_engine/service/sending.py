@@ -11,6 +11,7 @@ from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.errors import SageError
 from sagellm_engine.core.types import CacheChanges, StepOutput
 from sagellm_engine.service.frames import FrameSender
+from sagellm_engine.service.handoffs import Handoffs
 from sagellm_engine.service.ledger import Recorded
 from sagellm_engine.service.metrics import EngineMetrics
 from sagellm_engine.service.state import EngineState
@@ -29,8 +30,10 @@ class Sending:
         steps: StepThread,
         made: asyncio.Queue[StepDone],
         metrics: EngineMetrics,
+        handoffs: Handoffs | None,
     ) -> None:
         self._bus, self._state, self._steps, self._made, self._metrics = bus, state, steps, made, metrics
+        self._handoffs = handoffs
         self._frames = FrameSender(bus, state.identity.engine_id, state.identity.incarnation)
 
     async def send_steps(self) -> None:
@@ -45,6 +48,8 @@ class Sending:
 
     async def _send_step(self, done: StepDone) -> None:
         now, output, reporter = time.monotonic(), done.output, self._state.reporter
+        if self._handoffs is not None:
+            self._tell_handoffs(self._handoffs, output)
         recorded = self._state.ledger.record(output.tokens, now)
         try:
             await self._frames.send(recorded.items)
@@ -58,6 +63,11 @@ class Sending:
             await self._tell_cache(done.cache)
         self._metrics.step(output)
         self._trace(output, recorded)
+
+    def _tell_handoffs(self, handoffs: Handoffs, output: StepOutput) -> None:
+        for held in output.held:
+            handoffs.held(held)
+        handoffs.failed(output.tokens)
 
     async def _tell_cache(self, changes: CacheChanges) -> None:
         """Tell schedulers; what does not get through they notice by its number, and ask."""

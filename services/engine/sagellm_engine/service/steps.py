@@ -18,6 +18,8 @@ from sagellm_engine.core.types import (
     EngineGauges,
     EngineRequest,
     FinishReason,
+    FirstToken,
+    Held,
     ModelInfo,
     RequestKey,
     StepOutput,
@@ -25,6 +27,7 @@ from sagellm_engine.core.types import (
     TokenOutput,
 )
 from sagellm_engine.service.requests import first_indexes
+from sagellm_engine.transfer.layout import KvLayout
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +49,7 @@ class Loaded:
     max_batch_tokens: int
     gauges: EngineGauges
     benchmark: tuple[StepReport, ...] = ()
+    kv: KvLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,9 @@ class StepDone:
 class StepThread:
     """Loads and owns an engine core. Its methods are called on the event loop and never block.
 
-    `on_step` is called on the event loop after each step; `step_sent` must follow once its tokens are sent. `failed`
-    is completed with the error if the loop dies.
+    `on_step` is called on the event loop after each step; `step_sent` must follow once its tokens are sent. `on_held`
+    is called there with each request that is prefilled for another engine, when it has its pages. `failed` is completed
+    with the error if the loop dies.
     """
 
     def __init__(
@@ -69,8 +74,10 @@ class StepThread:
         create: Callable[[], EngineCore],
         on_step: Callable[[StepDone], None],
         benchmark: Callable[[EngineCore], tuple[StepReport, ...]] = lambda core: (),
+        kv_layout: Callable[[EngineCore], KvLayout | None] = lambda core: None,
     ) -> None:
-        self._create, self._on_step, self._benchmark = create, on_step, benchmark
+        self._create, self._on_step, self._benchmark, self._kv_layout = create, on_step, benchmark, kv_layout
+        self.on_held: Callable[[Held], None] = lambda held: None
         self._loop = asyncio.get_running_loop()
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._slots = threading.Semaphore(STEPS_AHEAD)
@@ -95,6 +102,26 @@ class StepThread:
         """End a request before the next step."""
         self._commands.put(lambda core, now: _cancel(core, key, now))
 
+    def conclude(self, request: EngineRequest, finish: FinishReason, error: SageError | None = None) -> None:
+        """End a request that the core never got."""
+        self._commands.put(lambda core, now: self._refuse(request, finish, error))
+
+    def release_held(self, key: RequestKey) -> None:
+        """Free the pages of a request with `hold`, and stop it if it is still computed."""
+        self._commands.put(lambda core, now: core.release_held(key, now))
+
+    def reserve(self, num_tokens: int, then: Callable[[tuple[int, ...] | None], None]) -> None:
+        """Set pages for so many tokens apart; `then` is called on the event loop with them, or None."""
+        self._commands.put(lambda core, now: self._post(then, core.reserve(num_tokens)))
+
+    def free_reserved(self, pages: tuple[int, ...]) -> None:
+        """Give reserved pages back."""
+        self._commands.put(lambda core, now: core.free_reserved(pages))
+
+    def adopt(self, request: EngineRequest, pages: tuple[int, ...], first: FirstToken) -> None:
+        """Go on with a request behind reserved pages that hold its prompt."""
+        self._commands.put(lambda core, now: self._adopt(core, request, pages, first, now))
+
     def step_sent(self) -> None:
         """Allow another step."""
         self._slots.release()
@@ -111,7 +138,9 @@ class StepThread:
     def _run(self) -> None:
         try:
             core = self._create()
-            loaded = Loaded(core.info, core.max_batch_tokens, core.gauges(), self._benchmark(core))
+            core.on_held = lambda held: self._post(self.on_held, held)
+            benchmark, kv = self._benchmark(core), self._kv_layout(core)
+            loaded = Loaded(core.info, core.max_batch_tokens, core.gauges(), benchmark, kv)
         except BaseException as error:
             self._post(_set_exception, self._loaded, error)
             return
@@ -147,18 +176,33 @@ class StepThread:
 
     def _submit(self, core: EngineCore, request: EngineRequest, now: float) -> None:
         try:
-            core.submit(request, now)
+            if not core.submit(request, now) and request.hold:
+                self._refuse(request, FinishReason.CANCELLED, None)  # nothing will come of it a second time
         except Exception as error:  # one request's fault must not end the others
-            if not isinstance(error, SageError):
-                log.exception("submit_failed", request_id=request.key[0])
-            self._refused += [
-                TokenOutput(request.key, choice, first, (), None, FinishReason.ERROR, as_sage_error(error))
-                for choice, first in first_indexes(request).items()
-            ]
+            self._failed_to_begin(request, error)
+
+    def _adopt(
+        self, core: EngineCore, request: EngineRequest, pages: tuple[int, ...], first: FirstToken, now: float
+    ) -> None:
+        try:
+            core.adopt(request, pages, first, now)
+        except Exception as error:  # as above
+            self._failed_to_begin(request, error)
+
+    def _failed_to_begin(self, request: EngineRequest, error: Exception) -> None:
+        if not isinstance(error, SageError):
+            log.error("submit_failed", request_id=request.key[0], exc_info=error)
+        self._refuse(request, FinishReason.ERROR, as_sage_error(error))
+
+    def _refuse(self, request: EngineRequest, finish: FinishReason, error: SageError | None) -> None:
+        self._refused += [
+            TokenOutput(request.key, choice, first, (), None, finish, error)
+            for choice, first in first_indexes(request).items()
+        ]
 
     def _step(self, core: EngineCore) -> None:
         output = core.step(time.monotonic())
-        if output.tokens or output.report.rows:
+        if output.tokens or output.held or output.report.rows:
             self._emit(core, output)
         else:
             time.sleep(NO_PROGRESS_WAIT_S)

@@ -70,13 +70,13 @@ class GivingSide:
         return sum(len(lease.pages) for lease in self._leases.values())
 
     def offer(
-        self, request_id: str, epoch: int, pages: tuple[int, ...], to: str, now: float
+        self, request_id: str, epoch: int, pages: tuple[int, ...], to: str, now: float, *, num_ready: int = 0
     ) -> tuple[LeaseId, list[GivingAction]]:
-        """The prefill of a request begins: promise its pages to the engine `to`."""
+        """The prefill of a request begins: promise its pages, some of which were there already, to the engine `to`."""
         self._last_nonce += 1
         name = LeaseId(self._incarnation, request_id, epoch, self._last_nonce)
-        self._leases[name] = _Lease(to, pages, now + self._term_s, now + ANNOUNCE_S)
-        self._out.append(Send(to, Offer(name, pages)))
+        lease = self._leases[name] = _Lease(to, pages, now + self._term_s, 0.0, num_ready=num_ready)
+        self._announce(name, lease, now)
         return name, self._drain()
 
     def progressed(self, name: LeaseId, num_ready: int, first: object | None, now: float) -> list[GivingAction]:
@@ -136,7 +136,7 @@ class GivingSide:
     def _announce(self, name: LeaseId, lease: _Lease, now: float) -> None:
         lease.announce_at = now + ANNOUNCE_S
         if not lease.is_taken:
-            self._out.append(Send(lease.to, Offer(name, lease.pages)))
+            self._out.append(Send(lease.to, Offer(name, lease.pages, lease.num_ready)))
         elif lease.num_ready:
             self._out.append(Send(lease.to, Ready(name, lease.num_ready)))
 

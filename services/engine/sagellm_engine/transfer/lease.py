@@ -16,10 +16,14 @@ class LeaseId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """P to D, until it is taken or refused: a prompt is being prefilled for you, into these pages of P's."""
+    """P to D, until it is taken or refused: a prompt is being prefilled for you, into these pages of P's.
+
+    So many of them, counted from the first, have been written to the end already.
+    """
 
     lease: LeaseId
     pages: tuple[int, ...]
+    num_ready: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,14 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Have P's pages `sources` read into our pages `targets`; answered by `read_ended` with `handle`."""
+    """Have P's pages `sources`, which are number `first` and following of the lease's, read into ours, `pages`, which
+    are all that were reserved for it; answered by `read_ended` with `handle`."""
 
     handle: int
     lease: LeaseId
+    first: int
     sources: tuple[int, ...]
-    targets: tuple[int, ...]
+    pages: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,8 @@ class TakingSide:
 
     def expect(self, request: Request, now: float) -> list[TakingAction]:
         """A request has been dispatched here whose prompt another engine prefills; a repetition changes nothing."""
-        is_leased = any((name.request_id, name.epoch) == request for name in self._leases)
-        if request not in self._over and not is_leased:
-            self._expected.setdefault(request, now + self._patience_s)
+        if request not in self._over and not self.waits_for(request):
+            self._expected[request] = now + self._patience_s
         return self._drain()
 
     def offered(self, offer: Offer, giver: str, pages: tuple[int, ...] | None, now: float) -> list[TakingAction]:
@@ -136,12 +137,14 @@ class TakingSide:
         request = (offer.lease.request_id, offer.lease.epoch)
         if offer.lease in self._leases:
             self._out.append(Send(giver, Taken(offer.lease)))
+            self._ready(offer.lease, self._leases[offer.lease], offer.num_ready, now)
         elif request in self._over:
             self._out.append(Send(giver, Refusal(offer.lease)))
         elif request in self._expected and pages is not None:
             del self._expected[request]
-            self._leases[offer.lease] = _Lease(giver, offer.pages, pages, now + self._patience_s)
+            lease = self._leases[offer.lease] = _Lease(giver, offer.pages, pages, now + self._patience_s)
             self._out.append(Send(giver, Taken(offer.lease)))
+            self._ready(offer.lease, lease, offer.num_ready, now)
             pages = None
         elif request in self._expected:
             del self._expected[request]
@@ -172,10 +175,14 @@ class TakingSide:
                 lease.under_way.discard(handle)
                 if not ok:
                     self._fail(name, lease, "a read failed", now)
-                elif lease.num_asked == len(lease.pages) and not lease.under_way:
+                elif lease.num_asked == len(lease.sources) and not lease.under_way:
                     self._ask(name, lease, now)
         self._heal(handle)
         return self._drain()
+
+    def waits_for(self, request: Request) -> bool:
+        """Whether a request still waits for its hand-off."""
+        return request in self._expected or any((name.request_id, name.epoch) == request for name in self._leases)
 
     def cancel(self, request: Request, now: float) -> list[TakingAction]:
         """The request is no longer wanted: it ends without Adopt or Recompute, even if it comes only after this."""
@@ -186,11 +193,13 @@ class TakingSide:
                 self._let_go(name, lease, now)
         return self._drain()
 
-    def giver_lost(self, giver: str, now: float) -> list[TakingAction]:
-        """The prefill engine is gone: what it had promised will not come."""
+    def abandoned(self, request: Request, reason: str, now: float) -> list[TakingAction]:
+        """The prefill engine will not hand this request over: prefill it here."""
+        if self._expected.pop(request, None) is not None:
+            self._recompute(request, reason, now)
         for name, lease in list(self._leases.items()):
-            if lease.giver == giver:
-                self._fail(name, lease, "the prefill engine is lost", now)
+            if (name.request_id, name.epoch) == request:
+                self._fail(name, lease, reason, now)
         return self._drain()
 
     def agent_recreated(self, now: float) -> list[TakingAction]:
@@ -227,12 +236,12 @@ class TakingSide:
         if num_ready < 0:
             self._fail(name, lease, "the prefill was given up", now)
             return
-        num_ready = min(num_ready, len(lease.pages))
+        num_ready = min(num_ready, len(lease.sources))
         if num_ready > lease.num_asked and lease.stage is Stage.READING:
             self._last_handle += 1
-            part = slice(lease.num_asked, num_ready)
             lease.under_way.add(self._last_handle)
-            self._out.append(Read(self._last_handle, name, lease.sources[part], lease.pages[part]))
+            sources = lease.sources[lease.num_asked : num_ready]
+            self._out.append(Read(self._last_handle, name, lease.num_asked, sources, lease.pages))
             lease.num_asked = num_ready
             lease.gives_up_at = now + self._patience_s
 

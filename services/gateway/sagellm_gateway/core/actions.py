@@ -1,8 +1,10 @@
-"""What the core wants done. `SendSubmit`, `SendDispatch` and `SendResend` are each answered by exactly one event."""
+"""What the core wants done. `SendSubmit`, `SendDispatch`, `SendPrefill` and `SendResend` are each answered by exactly
+one event."""
 
 from dataclasses import dataclass
 
 from sagellm_common.contracts.dispatch import Dispatch, ResendRequest
+from sagellm_common.contracts.handoff import LeaseAbort
 from sagellm_common.contracts.scheduling import Submit
 from sagellm_gateway.core.request import Outcome, Request
 
@@ -24,6 +26,23 @@ class SendDispatch:
     attempt: int
     timeout_s: float
     dispatch: Dispatch
+
+
+@dataclass(frozen=True, slots=True)
+class SendPrefill:
+    """Give another engine the body too, which prefills the prompt and hands it over to the one that decodes."""
+
+    engine_id: str
+    timeout_s: float
+    dispatch: Dispatch
+
+
+@dataclass(frozen=True, slots=True)
+class SendAbort:
+    """Tell the engine that decodes that the other one will hand nothing over."""
+
+    engine_id: str
+    abort: LeaseAbort
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +103,16 @@ class Closed:
     outcome: Outcome
 
 
-Action = SendSubmit | SendDispatch | SendCancel | SendResend | SendAck | Placed | FirstToken | Migrated | Closed
+Action = (
+    SendSubmit
+    | SendDispatch
+    | SendPrefill
+    | SendAbort
+    | SendCancel
+    | SendResend
+    | SendAck
+    | Placed
+    | FirstToken
+    | Migrated
+    | Closed
+)

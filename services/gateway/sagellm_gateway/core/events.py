@@ -64,6 +64,15 @@ class DispatchAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillAnswered:
+    """The answer to `SendPrefill`; `error` None: the engine prefills."""
+
+    request_id: str
+    epoch: int
+    error: SageError | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
     """An engine is alive; `progress` says how far it is with our requests."""
 
@@ -113,6 +122,7 @@ Event = (
     | Assigned
     | Noticed
     | DispatchAnswered
+    | PrefillAnswered
     | Reported
     | Resent
     | Drained

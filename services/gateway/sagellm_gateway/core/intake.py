@@ -33,6 +33,7 @@ class Intake:
             self._block(request, now)
             return
         request.heard_at = now
+        request.has_begun = request.has_begun or bool(item.token_ids)
         if request.phase is not Phase.STREAMING:
             self._placement.streaming(request, now)
         if item.error is not None or item.finish in ("error", "cancelled"):
@@ -55,6 +56,7 @@ class Intake:
 
     def _first(self, request: Request, item: TokenItem, now: float) -> None:
         request.cached_tokens = max(request.cached_tokens, item.cached_tokens)
+        request.transfer_ms = item.transfer_ms
         if request.first_token_at is None:
             request.first_token_at = now
             self._state.emit(FirstToken(request, now - request.accepted_at))

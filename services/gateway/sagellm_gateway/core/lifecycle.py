@@ -72,6 +72,8 @@ class GatewayCore:
                 self._bus_changed(event.up, now)
             case ev.Noticed():
                 self._noticed(event.notice, now)
+            case ev.PrefillAnswered():
+                self._placement.prefill_answered(event.request_id, event.epoch, event.error)
             case ev.Drained():
                 self._intake.drained(event.request_id, now)
             case ev.Stopped():
@@ -116,6 +118,8 @@ class GatewayCore:
 
     def _assigned(self, assignment: Assignment, now: float) -> None:
         self._repair.assigned(assignment.engine_id, assignment.incarnation, now)
+        if assignment.prefill is not None:
+            self._repair.assigned(assignment.prefill.engine_id, assignment.prefill.incarnation, now)
         self._placement.assigned(assignment, now)
 
     def _leader_changed(self, scheduler_id: str | None, now: float) -> None:

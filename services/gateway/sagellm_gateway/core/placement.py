@@ -1,6 +1,7 @@
 """From an accepted request to an engine that has it: submission, assignment, dispatch, and the next epoch."""
 
 from sagellm_common.contracts.frames import TokenItem
+from sagellm_common.contracts.handoff import LeaseAbort
 from sagellm_common.contracts.scheduling import Assignment, Notice, SubmitReply
 from sagellm_common.errors import (
     DeadlineExceeded,
@@ -9,8 +10,16 @@ from sagellm_common.errors import (
     Unavailable,
     error_from_dict,
 )
-from sagellm_gateway.core.actions import Migrated, Placed, SendCancel, SendDispatch, SendSubmit
-from sagellm_gateway.core.request import FOREVER, Phase, Request
+from sagellm_gateway.core.actions import (
+    Migrated,
+    Placed,
+    SendAbort,
+    SendCancel,
+    SendDispatch,
+    SendPrefill,
+    SendSubmit,
+)
+from sagellm_gateway.core.request import FOREVER, Phase, Request, prefill_body
 from sagellm_gateway.core.state import CoreState
 
 # Errors that another try, elsewhere or later, may overcome; every other one fails the request.
@@ -140,6 +149,9 @@ class Placement:
         timeout_s = assignment.dispatch_timeout_ms / 1000
         body = request.dispatch(assignment, now)
         self._state.emit(SendDispatch(assignment.engine_id, request.attempt, timeout_s, body))
+        prefill = assignment.prefill
+        if prefill is not None:
+            self._state.emit(SendPrefill(prefill.engine_id, timeout_s, prefill_body(body, assignment, prefill)))
         self._state.schedule(request, now)
 
     def dispatch_answered(self, request_id: str, attempt: int, error: SageError | None, now: float) -> None:
@@ -155,6 +167,18 @@ class Placement:
             self.dispatch_again(request, now)
         else:
             self._refused(request, error, now)
+
+    def prefill_answered(self, request_id: str, epoch: int, error: SageError | None) -> None:
+        """Note that the prefill engine has the body; if not, the other one prefills itself."""
+        request = self._state.find(request_id, epoch)
+        if error is not None and request is not None:
+            self.abandon_prefill(request, f"the prefill engine refused it: {error.message}")
+
+    def abandon_prefill(self, request: Request, reason: str) -> None:
+        """Have the engine that decodes a request prefill it too, unless it has the prompt already."""
+        if request.assignment is not None:
+            abort = LeaseAbort(request_id=request.request_id, epoch=request.epoch, reason=reason)
+            self._state.emit(SendAbort(request.assignment.engine_id, abort))
 
     def _refused(self, request: Request, error: SageError, now: float) -> None:
         engine_id = request.engine_id
@@ -181,6 +205,7 @@ class Placement:
     def next_epoch(self, request: Request, error: SageError, now: float, *, at_once: bool = False) -> None:
         """Give up the current epoch because of `error` and submit the next one with what is delivered."""
         failed = request.engine_id
+        self._state.stop_prefill(request, "the request is moved")
         self._note_progress(request, failed)
         if request.idle_epochs >= self._state.config.max_idle_epochs:
             tries = f"given up after {request.idle_epochs} attempts without a token; the last: {error.message}"
@@ -206,6 +231,7 @@ class Placement:
     def _reset_epoch(self, request: Request) -> None:
         request.epoch += 1
         request.assignment, request.submissions, request.unplaced_since = None, 0, FOREVER
+        request.has_begun = False
         request.attempt += 1  # answers to what the last epoch has sent are void
         for choice in request.choices:
             choice.ahead, choice.behind_at = 0, -1

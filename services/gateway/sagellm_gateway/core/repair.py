@@ -150,10 +150,17 @@ class Repair:
         for key in [k for k in self._reported_at if k[0] == engine_id and incarnation in (None, k[1])]:
             del self._reported_at[key]
         error = Unavailable(f"engine {engine_id} was lost: {reason}")
+        for request in [r for r in self._state.requests.values() if _is_prefilled_on(r, engine_id, incarnation)]:
+            self._placement.abandon_prefill(request, error.message)
         moved = [r for r in self._state.requests.values() if _runs_on(r, engine_id, incarnation)]
         self._state.counts["engine_lost"] += bool(moved)
         for request in moved:
             self._placement.next_epoch(request, error, now, at_once=True)
+
+
+def _is_prefilled_on(request: Request, engine_id: str, incarnation: str | None) -> bool:
+    prefill = None if request.assignment is None or request.has_begun else request.assignment.prefill
+    return prefill is not None and prefill.engine_id == engine_id and incarnation in (None, prefill.incarnation)
 
 
 def _runs_on(request: Request, engine_id: str, incarnation: str | None) -> bool:

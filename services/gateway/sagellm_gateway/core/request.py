@@ -8,7 +8,7 @@ from typing import Protocol
 from sagellm_common.contracts.dispatch import Dispatch
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.sampling import SamplingOptions
-from sagellm_common.contracts.scheduling import Assignment, Submit
+from sagellm_common.contracts.scheduling import Assignment, PrefillAssignment, Submit
 from sagellm_common.errors import SageError
 
 FOREVER = float("inf")
@@ -82,6 +82,8 @@ class Request:
     assigned_at: float | None = None
     first_token_at: float | None = None
     cached_tokens: int = 0
+    transfer_ms: float | None = None
+    has_begun: bool = False
     gaps_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ class Request:
             incarnation=assignment.incarnation,
             leader_epoch=assignment.leader_epoch,
             assignment_number=assignment.number,
+            prefill_engine=assignment.prefill.engine_id if assignment.prefill is not None else "",
             prompt_token_ids=self.prompt_token_ids,
             sampling=self.sampling,
             delivered=[choice.tokens[:] for choice in self.choices] if self.num_tokens else [],
@@ -135,6 +138,18 @@ class Request:
             priority=self.submit.priority,
             deadline_ms=None if self.deadline_at == FOREVER else max(1.0, (self.deadline_at - now) * 1000),
         )
+
+
+def prefill_body(body: Dispatch, assignment: Assignment, prefill: PrefillAssignment) -> Dispatch:
+    """Return the body for the engine that prefills."""
+    return body.model_copy(
+        update={
+            "incarnation": prefill.incarnation,
+            "assignment_number": prefill.number,
+            "prefill_engine": "",
+            "decode_engine": assignment.engine_id,
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,7 @@ class Outcome:
     ttft_s: float | None
     e2e_s: float
     gaps_s: Sequence[float]
+    transfer_ms: float | None = None
 
 
 def outcome(request: Request, phase: str, error: SageError | None, now: float) -> Outcome:
@@ -165,6 +181,7 @@ def outcome(request: Request, phase: str, error: SageError | None, now: float) -
         finish_reasons=[choice.finish for choice in request.choices if choice.finish],
         completion_tokens=request.num_tokens,
         cached_tokens=request.cached_tokens,
+        transfer_ms=request.transfer_ms,
         queue_s=None if request.assigned_at is None else request.assigned_at - start,
         ttft_s=None if request.first_token_at is None else request.first_token_at - start,
         e2e_s=now - start,

@@ -71,6 +71,13 @@ class CoreState:
         """Cancel what the engine of the current epoch does for a request."""
         if request.assignment is not None:
             self.emit(SendCancel(request.assignment.engine_id, request.request_id, None, reason))
+        self.stop_prefill(request, reason)
+
+    def stop_prefill(self, request: Request, reason: str) -> None:
+        """Cancel what another engine prefills for the current epoch; its first token says that this is over."""
+        assignment = request.assignment
+        if assignment is not None and assignment.prefill is not None and not request.has_begun:
+            self.emit(SendCancel(assignment.prefill.engine_id, request.request_id, request.epoch, reason))
 
     def _close(self, request: Request, phase: str, error: SageError | None, now: float) -> None:
         request.phase = Phase.CLOSED

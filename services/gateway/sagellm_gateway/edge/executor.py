@@ -57,6 +57,10 @@ class Executor:
                     self._tasks.spawn(self._submit(action))
                 case act.SendDispatch():
                     self._tasks.spawn(self._dispatch(action))
+                case act.SendPrefill():
+                    self._tasks.spawn(self._prefill(action))
+                case act.SendAbort():
+                    self._tasks.spawn(self._abort(action))
                 case act.SendCancel():
                     self._tasks.spawn(self._cancel(action))
                 case act.SendResend():
@@ -98,6 +102,25 @@ class Executor:
         except KeyError:
             return
         self.feed(ev.DispatchAnswered(request_id, action.attempt, failure))
+
+    async def _prefill(self, action: act.SendPrefill) -> None:
+        body, failure = action.dispatch, None
+        try:
+            with self._record(body.request_id).in_trace():
+                subject = self._subjects.engine_dispatch(action.engine_id)
+                await self._bus.request(subject, body, DispatchReply, timeout_s=action.timeout_s)
+        except SageError as error:
+            failure = error
+        except KeyError:
+            return
+        self.feed(ev.PrefillAnswered(body.request_id, body.epoch, failure))
+
+    async def _abort(self, action: act.SendAbort) -> None:
+        """Tell the engine that decodes; if this is lost, its own patience comes to the same."""
+        try:
+            await self._bus.publish(self._subjects.engine_lease(action.engine_id, "abort"), action.abort)
+        except SageError as error:
+            log.info("abort_not_sent", engine_id=action.engine_id, code=error.code)
 
     async def _resend(self, action: act.SendResend) -> None:
         resend = action.resend

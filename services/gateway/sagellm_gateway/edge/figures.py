@@ -43,6 +43,7 @@ def end_event(request: Request, outcome: Outcome) -> RequestEvent:
         prompt_tokens=request.submit.prompt_tokens,
         completion_tokens=outcome.completion_tokens,
         cached_tokens=outcome.cached_tokens,
+        transfer_ms=outcome.transfer_ms,
         error=outcome.error.to_dict() if outcome.error is not None else None,
     )
 

@@ -1,22 +1,34 @@
 """Figures of all engines side by side, so that a decision among a thousand engines is a few array operations."""
 
+from enum import IntEnum
+
 import numpy as np
 
 from sagellm_scheduler.perf_model.forecast import Loads
+
+
+class Role(IntEnum):
+    """What an engine is there for."""
+
+    HYBRID = 0
+    PREFILL = 1
+    DECODE = 2
 
 
 class Columns:
     """One slot per engine, shape [capacity] each; the arrays double when they are full.
 
     `seqs`/`max_seqs`: sequence slots taken and there. `tokens`/`total_tokens`: KV tokens spoken for and there.
-    `max_context`: longest context an engine can hold. `is_spare`: used only where no other engine has room.
-    `price`: of a second.
+    `max_context`: longest context an engine can hold. `role`: a Role; `handoff`: engines with the same number hand
+    prompts over to each other, 0 to none; `kv_bytes`: of a token. `price`: of a second.
     `loads`: what predictions need; `loads.age` holds when each engine was heard, on the scheduler's clock.
     """
 
     def __init__(self, capacity: int = 16) -> None:
         self.ready = np.zeros(capacity, np.bool_)
-        self.is_spare = np.zeros(capacity, np.bool_)
+        self.role = np.zeros(capacity, np.int64)
+        self.handoff = np.zeros(capacity, np.int64)
+        self.kv_bytes = np.zeros(capacity, np.float64)
         self.seqs = np.zeros(capacity, np.float64)
         self.max_seqs = np.ones(capacity, np.float64)
         self.tokens = np.zeros(capacity, np.float64)

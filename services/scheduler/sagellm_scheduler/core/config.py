@@ -1,10 +1,12 @@
 """What the scheduler core is set to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_scheduler.queueing.policy import QueuePolicy
 from sagellm_scheduler.routing.router import Router
+from sagellm_scheduler.separation.adaptive import Adaptive
+from sagellm_scheduler.separation.policy import SeparationPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +24,7 @@ class CoreConfig:
     scheduler_id: str
     queue: QueuePolicy
     router: Router
+    separation: SeparationPolicy = field(default_factory=Adaptive)
     wall_offset_s: float = 0.0
     max_queue: int = 10_000
     max_queue_time_s: float = 60.0

@@ -1,8 +1,10 @@
 """Open requests on their way: queued, placed on an engine, withdrawn, given up."""
 
+from dataclasses import replace
+
 from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.events import RequestEvent
-from sagellm_common.contracts.scheduling import Assignment, Notice, Submit
+from sagellm_common.contracts.scheduling import Assignment, Notice, PrefillAssignment, Submit
 from sagellm_common.errors import DeadlineExceeded, ResourceExhausted, SageError, Unavailable
 from sagellm_scheduler.core import records
 from sagellm_scheduler.core.actions import Action, Assign, Notify, PublishRecord
@@ -34,6 +36,7 @@ class Dispatcher:
         self.book = RequestBook()
         self.queues = Queues(config.queue)
         self.router = config.router
+        self.separation = config.separation
         self.rate = ServiceRate()
         self.leader_epoch: LeaderEpoch = (0, 0)
         self.actions: list[Action] = []
@@ -72,7 +75,7 @@ class Dispatcher:
         """Place requests of a model in the order of the queue, until the queue is empty or its head has no room."""
         while (request := self.queues.head(model)) is not None:
             demand = self.demand(request.submit, now - request.arrival, now)
-            placed = place(demand, self.fleet, self.router, backlog_s=self.config.backlog_s)
+            placed = place(demand, self.fleet, self.router, self.separation, backlog_s=self.config.backlog_s)
             if placed is Blocked.BUSY:
                 request.parked_since = None
                 return
@@ -119,7 +122,11 @@ class Dispatcher:
             self._timers.set(now + self.config.no_engine_timeout_s, Limit.NO_ENGINE, request)
 
     def _assign(self, request: Request, placed: Placed, now: float) -> None:
-        engine = placed.engine
+        engine, giver = placed.engine, placed.prefill
+        prefill = None
+        if giver is not None:
+            number = self.fleet.take_turn(giver)
+            prefill = PrefillAssignment(engine_id=giver.engine_id, incarnation=giver.incarnation, number=number)
         assignment = Assignment(
             request_id=request.request_id,
             epoch=request.epoch,
@@ -128,6 +135,7 @@ class Dispatcher:
             leader_epoch=self.leader_epoch,
             number=self.fleet.take_turn(engine),
             dispatch_timeout_ms=self.config.dispatch_timeout_s * 1e3,
+            prefill=prefill,
         )
         request.expected = placed.expected
         self.settle(request, assignment, now)
@@ -155,17 +163,28 @@ class Dispatcher:
     def settle(self, request: Request, assignment: Assignment, now: float) -> None:
         """Count a request as running where it was assigned, by us or by an earlier leader."""
         request.assignment, request.state = assignment, State.ASSIGNED
-        engine = self.fleet.get(assignment.engine_id)
-        if engine is None or engine.incarnation != assignment.incarnation or engine.is_lost:
-            return
+        prompt, prefill = context_tokens(request.submit), assignment.prefill
+        new = prompt - (request.expected.cached if request.expected else 0)
         reservation = Reservation(
             request_id=request.request_id,
             mark=(assignment.leader_epoch, assignment.number),
             seqs=num_seqs(request.submit),
             tokens=self._lengths.kv_tokens(request.submit),
             expires_at=now + self.config.dispatch_timeout_s,
-            prefill=context_tokens(request.submit) - (request.expected.cached if request.expected else 0),
+            prefill=new if prefill is None else 0,
         )
+        self._reserve(request, assignment.engine_id, assignment.incarnation, reservation, now)
+        if prefill is not None:
+            mark = (assignment.leader_epoch, prefill.number)
+            there = replace(reservation, mark=mark, tokens=prompt, prefill=new, brief=True)
+            self._reserve(request, prefill.engine_id, prefill.incarnation, there, now)
+
+    def _reserve(
+        self, request: Request, engine_id: str, incarnation: str, reservation: Reservation, now: float
+    ) -> None:
+        engine = self.fleet.get(engine_id)
+        if engine is None or engine.incarnation != incarnation or engine.is_lost:
+            return
         self.fleet.reserve(engine, reservation)
         self.fleet.kv.expect(engine.slot, request.submit.block_hashes, now)
 
@@ -187,6 +206,8 @@ class Dispatcher:
         self.queues.take_out(request)
         if request.assignment is not None:
             self.fleet.release(request.assignment.engine_id, request.request_id)
+            if request.assignment.prefill is not None:
+                self.fleet.release(request.assignment.prefill.engine_id, request.request_id)
         request.state = State.CLOSED
 
     def end(self, event: RequestEvent, now: float) -> None:
@@ -207,11 +228,15 @@ class Dispatcher:
         if expected is None or len(request.decisions) != 1 or request.is_partial:
             return
         performance = self.fleet.performance
+        transfer_s = (event.transfer_ms or 0.0) / 1e3
+        if event.transfer_ms is not None:
+            self.fleet.transfers.came(expected.handoff, expected.raw_transfer_s, transfer_s)
         if event.ttft_ms is not None:
-            measured_s = request.arrival + event.ttft_ms / 1e3 - expected.at
+            measured_s = request.arrival + event.ttft_ms / 1e3 - expected.at - transfer_s
             performance.first_token_came(expected.kind, expected.raw_first_s, measured_s)
         if event.itl_mean_ms is not None and (event.completion_tokens or 0) >= LEAST_TOKENS:
-            performance.tokens_came(expected.kind, expected.raw_per_s, expected.raw_fleet_s, event.itl_mean_ms / 1e3)
+            itl_s = event.itl_mean_ms / 1e3
+            performance.tokens_came(expected.per_kind, expected.raw_per_s, expected.raw_fleet_s, itl_s)
 
     def drop(self, request: Request) -> None:
         """Forget a request that its gateway does not have open, or whose gateway is gone; it may come again."""

@@ -10,6 +10,7 @@ from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.scheduling import OpenRequest, Submit
 from sagellm_scheduler.queueing.policy import QueuePolicy
 from sagellm_scheduler.routing.router import Router
+from sagellm_scheduler.separation.policy import SeparationPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +81,11 @@ class OpenLearnt:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanged:
-    """The queue policy and the router that decide from now on."""
+    """The queue policy, the router and the policy of separating prefill and decode that decide from now on."""
 
     queue: QueuePolicy
     router: Router
+    separation: SeparationPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

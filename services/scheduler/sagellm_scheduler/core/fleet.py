@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply
 from sagellm_common.contracts.reports import EngineReport, StepSample
-from sagellm_scheduler.core.columns import Columns
+from sagellm_scheduler.core.columns import Columns, Role
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.reservations import Reservation, Reservations
 from sagellm_scheduler.kv_index.index import KvIndex
 from sagellm_scheduler.perf_model.forecast import Loads
 from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
+from sagellm_scheduler.perf_model.transfers import TransferTimes
 from sagellm_scheduler.routing.rendezvous import stable_hash
 
 Slots = NDArray[np.intp]
+ROLES = {"hybrid": Role.HYBRID, "prefill": Role.PREFILL, "decode": Role.DECODE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,12 @@ class Fleet:
         self._config = config
         self.columns = Columns()
         self.performance = PerformanceModel()
+        self.transfers = TransferTimes()
         self.kv = KvIndex()
         self._engines: dict[str, Engine] = {}
         self._by_slot: dict[int, Engine] = {}
         self._slots: dict[str, Slots] = {}
+        self._handoffs: dict[str, int] = {"": 0}
         self._turn = 0
         self.ignored_reports = 0
         self._version = 0
@@ -80,7 +84,7 @@ class Fleet:
             slots = self.slots(model)
             loads = self.columns.loads.at(slots)
             loads.age = np.maximum(0.0, now - loads.age)
-            loads.prefill_share = np.full(len(slots), loads.prefill_share.mean() if len(slots) else 0.0)
+            loads.prefill_share = _means(loads.prefill_share, self.columns.role[slots])
             cached = self.kv.overlap(work.blocks, slots) * self._config.block_tokens
             self._outlook = key, Outlook(slots, loads, cached, self.performance.forecast(loads, work, cached))
         return self._outlook[1]
@@ -216,7 +220,9 @@ class Fleet:
         columns.total_tokens[slot] = max(1, engine.total_tokens)
         columns.max_context[slot] = engine.max_context
         columns.price[slot] = engine.registration.price_per_hour / 3600.0
-        columns.is_spare[slot] = engine.registration.role == "prefill"
+        columns.role[slot] = ROLES[engine.registration.role]
+        columns.handoff[slot] = self._handoffs.setdefault(engine.registration.handoff, len(self._handoffs))
+        columns.kv_bytes[slot] = engine.registration.kv_bytes_per_token
         self._refresh_loads(engine)
 
     def _refresh_loads(self, engine: Engine) -> None:
@@ -247,6 +253,13 @@ class Fleet:
         del self._engines[engine.engine_id], self._by_slot[engine.slot]
         self.columns.give_back(engine.slot)
         self.kv.forget(engine.slot)
+
+
+def _means(figures: NDArray[np.float64], role: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return for each engine the mean of those that have its role, shape [n]."""
+    sums, counts = np.bincount(role, figures, minlength=len(Role)), np.bincount(role, minlength=len(Role))
+    means: NDArray[np.float64] = (sums / np.maximum(1, counts))[role]
+    return means
 
 
 def _is_overtaken(engine: Engine, report: EngineReport) -> bool:

@@ -246,6 +246,7 @@ class SchedulerCore:
     def _policy_changed(self, event: events.PolicyChanged, now: float) -> None:
         self.dispatcher.queues.change_policy(event.queue)
         self.dispatcher.router = event.router
+        self.dispatcher.separation = event.separation or self.dispatcher.separation
         self.dispatcher.dispatch_all(now)
 
     def _gained(self, event: events.LeadershipGained, now: float) -> None:

@@ -1,6 +1,6 @@
 """Which engine takes the request at the head of a queue."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -8,13 +8,16 @@ from numpy.typing import NDArray
 
 from sagellm_common.contracts.decisions import Candidate
 from sagellm_common.contracts.scheduling import Submit
+from sagellm_scheduler.core.columns import Role
 from sagellm_scheduler.core.demand import Demand, missed
 from sagellm_scheduler.core.engine import Engine
-from sagellm_scheduler.core.estimates import context_tokens
+from sagellm_scheduler.core.estimates import context_tokens, num_seqs
 from sagellm_scheduler.core.fleet import Fleet, Slots
+from sagellm_scheduler.core.pairs import Engines, Pair, best_pair
 from sagellm_scheduler.core.requests import Expected
 from sagellm_scheduler.perf_model.model import Forecast
 from sagellm_scheduler.routing.router import Candidates, Choice, Router
+from sagellm_scheduler.separation.policy import Alternatives, Prospects, SeparationPolicy
 
 Mask = NDArray[np.bool_]
 MAX_LISTED = 6
@@ -29,12 +32,14 @@ class Blocked(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The chosen engine, why, what is expected there, and what it was compared with."""
+    """The chosen engine, why, what is expected there, what it was compared with; `prefill`: the engine that prefills,
+    if it is another."""
 
     engine: Engine
     reason: str
     expected: Expected
     candidates: list[Candidate]
+    prefill: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class _Views:
 
     slots: Slots
     able: Mask
+    has_slot: Mask
     room: Mask
     load: NDArray[np.float64]
     expected: Forecast
@@ -50,19 +56,61 @@ class _Views:
     waited_s: float
 
 
-def place(demand: Demand, fleet: Fleet, router: Router, *, backlog_s: float) -> Placed | Blocked:
-    """Choose an engine by the router among those that are able and have room; roles and failures only narrow them.
+def place(
+    demand: Demand, fleet: Fleet, router: Router, separation: SeparationPolicy, *, backlog_s: float
+) -> Placed | Blocked:
+    """Choose an engine by the router among those that are able and have room, or two engines, one of which prefills,
+    where `separation` prefers that; roles and failures only narrow the choice.
 
     Able: serves the model, is ready, holds the context, and has not failed this request (unless all others have
     too). Room: a sequence slot and KV pages are free, and what is still to be prefilled there takes less than
     `backlog_s`, so that what waits is ordered here. Engines of the prefill role run whole requests only where no other
     has room.
     """
-    submit = demand.submit
     views = _views(demand, fleet, backlog_s)
     if isinstance(views, Blocked):
         return views
-    open_ = _narrow(views.room, ~fleet.columns.is_spare[views.slots])
+    whole = _place_whole(demand, fleet, router, views) if views.room.any() else None
+    apart = _place_apart(demand, fleet, separation, views, whole)
+    return apart or whole or Blocked.BUSY
+
+
+def _place_apart(
+    demand: Demand, fleet: Fleet, separation: SeparationPolicy, views: _Views, whole: Placed | None
+) -> Placed | None:
+    """Choose two engines, if the policy wants that and there are two that can hand over; several choices of one
+    request share their prompt's pages and stay together."""
+    if separation.name == "off" or num_seqs(demand.submit) > 1 or not fleet.columns.handoff[views.slots].any():
+        return None
+    engines = Engines(views.slots, can_prefill=views.room, can_decode=views.has_slot, load=views.load)
+    pair = best_pair(demand, engines, fleet.columns, views.expected, fleet.transfers, predicts=separation.predicts)
+    if pair is None:
+        return None
+    known = None if whole is None else _prospects(demand, views, whole)
+    verdict = separation.separate(
+        demand.submit, Alternatives(known, pair.prospects, demand.answer, fleet.transfers.num_seen)
+    )
+    if not verdict.is_apart:
+        return None
+    giver, taker = fleet.at(int(views.slots[pair.prefill])), fleet.at(int(views.slots[pair.decode]))
+    reason = f"{separation.name}: prefill on {giver.engine_id}; {verdict.reason}"
+    expected = _expected_apart(views, pair, giver, taker, fleet, demand)
+    return Placed(taker, reason, expected, _listed(demand.submit, fleet, views, pair.decode), giver)
+
+
+def _prospects(demand: Demand, views: _Views, whole: Placed) -> Prospects:
+    index = int(np.flatnonzero(views.slots == whole.engine.slot)[0])
+    return Prospects(
+        ttft_s=demand.waited_s + whole.expected.first_s,
+        itl_s=whole.expected.per_s,
+        missed=float(missed(views.expected, demand)[index]),
+        added_s=float(views.expected.added_s[index]),
+    )
+
+
+def _place_whole(demand: Demand, fleet: Fleet, router: Router, views: _Views) -> Placed:
+    submit = demand.submit
+    open_ = _narrow(views.room, fleet.columns.role[views.slots] != Role.PREFILL)
     chosen = np.flatnonzero(open_)
     slots = views.slots[chosen]
     offered = Candidates(
@@ -95,6 +143,21 @@ def _expected(views: _Views, index: int, engine: Engine, now: float) -> Expected
         raw_fleet_s=expected.raw_fleet_s,
         alone_s=float(expected.alone_s[index]),
         cached=int(views.cached[index]),
+        per_kind=engine.registration.kind,
+    )
+
+
+def _expected_apart(views: _Views, pair: Pair, giver: Engine, taker: Engine, fleet: Fleet, demand: Demand) -> Expected:
+    there, here = _expected(views, pair.prefill, giver, demand.now), _expected(views, pair.decode, taker, demand.now)
+    return replace(
+        there,
+        first_s=there.first_s + pair.transfer_s,
+        per_s=here.per_s,
+        raw_per_s=here.raw_per_s,
+        per_kind=here.per_kind,
+        transfer_s=pair.transfer_s,
+        raw_transfer_s=pair.raw_transfer_s,
+        handoff=int(fleet.columns.handoff[giver.slot]),
     )
 
 
@@ -123,12 +186,9 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views | Blocked:
     if not room.any():
         return Blocked.BUSY if able.any() else Blocked.NO_ENGINE
     outlook = fleet.outlook(submit.model, demand.work, demand.now)
-    room &= (outlook.loads.backlog == 0) | (outlook.forecast.backlog_s < backlog_s)
-    if not room.any():
-        return Blocked.BUSY
-    return _Views(
-        slots, able, room, seqs / max_seqs + tokens / total, outlook.forecast, outlook.cached, demand.waited_s
-    )
+    load, expected = seqs / max_seqs + tokens / total, outlook.forecast
+    is_open = room & ((outlook.loads.backlog == 0) | (expected.backlog_s < backlog_s))
+    return _Views(slots, able, room, is_open, load, expected, outlook.cached, demand.waited_s)
 
 
 def _narrow(mask: Mask, preferred: Mask) -> Mask:

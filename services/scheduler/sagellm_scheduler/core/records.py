@@ -36,10 +36,12 @@ def decision(
         queued_ms=round((now - request.queued_at) * 1e3, 3),
         candidates=placed.candidates,
         chosen=placed.engine.engine_id,
+        prefill=None if placed.prefill is None else placed.prefill.engine_id,
         reason=placed.reason,
         number=number,
         predicted_ttft_ms=round((placed.expected.first_s + now - request.arrival) * 1e3, 3),
         predicted_itl_ms=round(placed.expected.per_s * 1e3, 3),
+        predicted_transfer_ms=None if placed.prefill is None else round(placed.expected.transfer_s * 1e3, 3),
     )
 
 
@@ -58,6 +60,7 @@ def ended_record(request: Request, event: RequestEvent) -> DecisionRecord:
             "ttft_ms": event.ttft_ms,
             "itl_ms": event.itl_mean_ms,
             "e2e_ms": event.e2e_ms,
+            "transfer_ms": event.transfer_ms,
             "completion_tokens": event.completion_tokens,
             "error": event.error,
             "missed": missed,
@@ -78,15 +81,18 @@ def missed_slo(event: RequestEvent, slo: Slo) -> Literal["ttft", "itl", "deadlin
 
 def cause_of(request: Request, event: RequestEvent, missed: str) -> Cause:
     """Return what took the time: a lost engine; else, for the first token, whether it was more the waiting, here or
-    on the engine, or the prompt itself; for the tokens after it, those that run beside."""
+    on the engine, the prompt itself or its transfer; for the tokens after it, those that run beside."""
     if len(request.decisions) > 1 or event.epoch > 0:
         return "engine loss"
     if missed == "itl":
         return "decode interference"
     alone_ms = request.expected.alone_s * 1e3 if request.expected is not None else 0.0
-    if missed == "deadline" and (event.ttft_ms or 0.0) < (event.e2e_ms or 0.0) / 2:
+    first_ms, transfer_ms = event.ttft_ms or 0.0, event.transfer_ms or 0.0
+    if missed == "deadline" and first_ms < (event.e2e_ms or 0.0) / 2:
         return "decode interference"
-    return "prefill" if alone_ms > (event.ttft_ms or 0.0) / 2 else "queue"
+    if transfer_ms > max(alone_ms, first_ms - alone_ms - transfer_ms):
+        return "transfer"
+    return "prefill" if alone_ms > (first_ms - transfer_ms) / 2 else "queue"
 
 
 def _errors(request: Request, event: RequestEvent) -> dict[str, float]:

@@ -26,6 +26,9 @@ class Expected:
 
     `first_s`: from then to the first token, `per_s` from token to token; the `raw` ones are what the step times alone
     said. `alone_s`: to the first token on the same engine, had it been idle. `cached`: prompt tokens in its cache.
+
+    If another engine prefills, that is the one of the first token and the cache, and `first_s` includes `transfer_s` of
+    handing over among engines of the class `handoff`; `per_kind` is the kind of the one that decodes.
     """
 
     at: float
@@ -37,6 +40,10 @@ class Expected:
     raw_fleet_s: float
     alone_s: float
     cached: int = 0
+    per_kind: str = ""
+    transfer_s: float = 0.0
+    raw_transfer_s: float = 0.0
+    handoff: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ Mark = tuple[LeaderEpoch, int]
 @dataclass(slots=True)
 class Reservation:
     """What one assigned request is expected to take: sequence slots, KV tokens for prompt and answer, and the tokens
-    of its prompt that have to be computed."""
+    of its prompt that have to be computed. A `brief` one ends when the engine has seen it: its reports tell then."""
 
     request_id: str
     mark: Mark
@@ -19,6 +19,7 @@ class Reservation:
     tokens: int
     expires_at: float
     prefill: int = 0
+    brief: bool = False
 
 
 class Reservations:
@@ -58,7 +59,10 @@ class Reservations:
     def acknowledge(self, mark: Mark) -> None:
         """The engine has seen assignments up to `mark`: from now on its reports count them."""
         for request_id in [key for key, reservation in self._unseen.items() if reservation.mark <= mark]:
-            self._see(request_id)
+            if self._unseen[request_id].brief:
+                self.release(request_id)
+            else:
+                self._see(request_id)
 
     def expire(self, now: float) -> None:
         """Free what was not acknowledged in time: it never reached the engine."""

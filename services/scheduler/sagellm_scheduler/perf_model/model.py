@@ -30,8 +30,9 @@ class Forecast:
     `first_s`: from the assignment to the first token. `per_s`: mean from token to token. The spreads are standard
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
     come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
-    its prompt included, over the half of an answer that they have still to come. `alone_s`: to the first token if
-    nothing else ran there. `backlog_s`: until what waits there is prefilled.
+    its prompt included, over the half of an answer that they have still to come; `per_stalled_s`: with its prompt
+    alone. `own_s`: of computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until
+    what waits there is prefilled.
 
     The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
     engines.
@@ -43,6 +44,8 @@ class Forecast:
     per_spread: Vector
     per_before_s: Vector
     per_others_s: Vector
+    per_stalled_s: Vector
+    own_s: Vector
     added_s: Vector
     others: Vector
     raw_first_s: Vector
@@ -51,9 +54,9 @@ class Forecast:
     alone_s: Vector
     backlog_s: Vector
 
-    def first_within(self, limit_s: float) -> Vector:
-        """Probability [n] that the first token comes within so many seconds."""
-        return _within(self.first_s, self.first_spread, limit_s)
+    def first_within(self, limit_s: float, delay_s: float = 0.0) -> Vector:
+        """Probability [n] that the first token comes within so many seconds, if it is delayed besides."""
+        return _within(self.first_s + delay_s, self.first_spread, limit_s)
 
     def per_within(self, limit_s: float) -> Vector:
         """Probability [n] that the mean time per token is within so many seconds."""
@@ -63,10 +66,11 @@ class Forecast:
         """Probability [n] that an answer of so many tokens is complete within so many seconds."""
         return _within(self.first_s + answer * self.per_s, self.first_spread, limit_s)
 
-    def others_harmed(self, limit_s: float) -> Vector:
-        """How many of the others are expected to exceed the limit for the request's sake, shape [n]."""
+    def others_harmed(self, limit_s: float, after_s: Vector) -> Vector:
+        """How many of the others, which have `after_s` [n] from token to token then, are expected to exceed the limit
+        for the request's sake, shape [n]."""
         before = _within(self.per_before_s, self.per_spread, limit_s)
-        after = _within(self.per_others_s, self.per_spread, limit_s)
+        after = _within(after_s, self.per_spread, limit_s)
         return self.others * np.maximum(0.0, before - after)
 
 
@@ -127,6 +131,8 @@ class PerformanceModel:
             per_spread=per_spread,
             per_before_s=per_before_s,
             per_others_s=per_s + 2.0 * times.own / work.answer,
+            per_stalled_s=per_before_s + 2.0 * times.own / work.answer,
+            own_s=times.own,
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
             raw_first_s=times.first,

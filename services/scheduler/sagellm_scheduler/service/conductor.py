@@ -46,6 +46,7 @@ class Conductor:
                 scheduler_id=settings.scheduler_id,
                 queue=policy.queue,
                 router=policy.router,
+                separation=policy.separation,
                 wall_offset_s=time.time() - time.monotonic(),
                 max_queue=settings.max_queue,
                 max_queue_time_s=settings.max_queue_time_s,

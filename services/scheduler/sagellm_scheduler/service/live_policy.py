@@ -1,6 +1,7 @@
 """The live policy: set by the settings, changed over the bus, kept in the bucket `policy` for all schedulers."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -8,8 +9,10 @@ from sagellm_common.bus import Bucket, Received
 from sagellm_common.contracts.policy import Policy, PolicyChange, PolicyReply
 from sagellm_common.errors import SageError, Unavailable
 from sagellm_scheduler.core.events import PolicyChanged
+from sagellm_scheduler.plugins import Registry
 from sagellm_scheduler.queueing.policy import QUEUE_POLICIES, QueuePolicy
 from sagellm_scheduler.routing.router import ROUTERS, Router
+from sagellm_scheduler.separation.policy import SEPARATION_POLICIES, SeparationPolicy
 from sagellm_scheduler.settings import SchedulerSettings
 
 log = structlog.get_logger(__name__)
@@ -31,9 +34,10 @@ class LivePolicy:
         apply: Callable[[PolicyChanged], None],
     ) -> None:
         self._bucket, self._reopen, self._apply = bucket, reopen, apply
-        self._default = Policy(queue=settings.queue_policy, router=settings.router)
+        self._default = Policy(queue=settings.queue_policy, router=settings.router, pd=settings.pd_policy)
         self._queue: QueuePolicy = QUEUE_POLICIES.make(settings.queue_policy, dotted=True)
         self._router: Router = ROUTERS.make(settings.router, dotted=True)
+        self._separation: SeparationPolicy = SEPARATION_POLICIES.make(settings.pd_policy, dotted=True)
         self.current = self._default
 
     @property
@@ -43,6 +47,10 @@ class LivePolicy:
     @property
     def router(self) -> Router:
         return self._router
+
+    @property
+    def separation(self) -> SeparationPolicy:
+        return self._separation
 
     def follow(self, key: str, policy: Policy) -> None:
         """Apply what the bucket says; names unknown to this version are logged and change nothing."""
@@ -57,12 +65,20 @@ class LivePolicy:
 
     async def handle(self, change: PolicyChange, received: Received) -> PolicyReply:
         """Change what is set, keep the rest; raises InvalidArgument for an unknown name, listing the known ones."""
-        wanted = Policy(queue=change.queue or self.current.queue, router=change.router or self.current.router)
+        current = self.current
+        wanted = Policy(
+            queue=change.queue or current.queue, router=change.router or current.router, pd=change.pd or current.pd
+        )
         if wanted != self.current:
             self._made(wanted)
             await self._put(wanted)
             self._change(wanted)
-        return PolicyReply(policy=self.current, known_queues=self._known_queues(), known_routers=self._known_routers())
+        return PolicyReply(
+            policy=self.current,
+            known_queues=_known(QUEUE_POLICIES, self._default.queue),
+            known_routers=_known(ROUTERS, self._default.router),
+            known_pd=_known(SEPARATION_POLICIES, self._default.pd),
+        )
 
     async def _put(self, policy: Policy) -> None:
         try:
@@ -82,23 +98,26 @@ class LivePolicy:
     def _change(self, policy: Policy) -> None:
         if policy == self.current:
             return
-        self._queue, self._router = self._made(policy)
+        self._queue, self._router, self._separation = self._made(policy)
         self.current = policy
-        log.info("policy_changed", queue=policy.queue, router=policy.router)
-        self._apply(PolicyChanged(self._queue, self._router))
+        log.info("policy_changed", queue=policy.queue, router=policy.router, pd=policy.pd)
+        self._apply(PolicyChanged(self._queue, self._router, self._separation))
 
-    def _made(self, policy: Policy) -> tuple[QueuePolicy, Router]:
+    def _made(self, policy: Policy) -> tuple[QueuePolicy, Router, SeparationPolicy]:
         """Return the named implementations; what is in force already is kept with its state."""
-        is_own_queue, is_own_router = policy.queue == self._default.queue, policy.router == self._default.router
+        own, now = self._default, self.current
         return (
             self._queue
-            if policy.queue == self.current.queue
-            else QUEUE_POLICIES.make(policy.queue, dotted=is_own_queue),
-            self._router if policy.router == self.current.router else ROUTERS.make(policy.router, dotted=is_own_router),
+            if policy.queue == now.queue
+            else QUEUE_POLICIES.make(policy.queue, dotted=policy.queue == own.queue),
+            self._router
+            if policy.router == now.router
+            else ROUTERS.make(policy.router, dotted=policy.router == own.router),
+            self._separation
+            if policy.pd == now.pd
+            else SEPARATION_POLICIES.make(policy.pd, dotted=policy.pd == own.pd),
         )
 
-    def _known_queues(self) -> list[str]:
-        return sorted({*QUEUE_POLICIES.known(), self._default.queue})
 
-    def _known_routers(self) -> list[str]:
-        return sorted({*ROUTERS.known(), self._default.router})
+def _known(registry: Registry[Any], own: str) -> list[str]:
+    return sorted({*registry.known(), own})

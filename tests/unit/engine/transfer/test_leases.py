@@ -154,7 +154,7 @@ class World:
         if read is None:
             return  # ended with its agent
         ok = self.giver_lives and self.chance.random() >= self.faults.failed_read
-        for source, target in zip(read.sources, read.targets, strict=True):
+        for source, target in zip(read.sources, targets_of(read), strict=True):
             assert target not in self.taker_free, "nothing lands in a page that is free"
             self.copied[target] = self.content.get(source) if self.chance.random() < 0.9 or ok else "half"
         self.perform(self.taker.read_ended(handle, ok, self.now))
@@ -165,7 +165,7 @@ class World:
 
     def free(self, pages: tuple[int, ...]) -> None:
         assert not set(pages) & set(self.taker_free), "pages are freed once"
-        under_way = {target for read in self.reads.values() for target in read.targets}
+        under_way = {target for read in self.reads.values() for target in targets_of(read)}
         assert not under_way & set(pages), "no page is freed while a read may land in it"
         self.taker_free += pages
 
@@ -213,6 +213,11 @@ class World:
         assert len(self.taker_free) + taker.reserved_pages + taker.quarantined_pages == NUM_PAGES
         if self.giver_lives:
             assert len(self.giver_free) + self.giver.leased_pages == NUM_PAGES
+
+
+def targets_of(read: Read) -> tuple[int, ...]:
+    """Return the pages into which a read writes."""
+    return read.pages[read.first : read.first + len(read.sources)]
 
 
 def random_faults(chance: random.Random) -> Faults:
@@ -294,6 +299,26 @@ def test_pages_are_announced_as_they_become_ready_and_again() -> None:
     giver.progressed(name, 2, None, now=0.4)
     assert giver.take(Taken(name), "d", now=0.5) == [giving.Send("d", Ready(name, 2))]
     assert giver.tick(now=0.5 + giving.ANNOUNCE_S) == [giving.Send("d", Ready(name, 2))]
+
+
+def test_an_offer_that_says_what_is_ready_is_read_at_once() -> None:
+    """A prompt that was prefilled in one step costs no further message before its pages are read."""
+    taker, name = TakingSide(), LeaseId("p-1", "r1", 0, 1)
+    taker.expect(("r1", 0), now=0.0)
+    actions = taker.offered(Offer(name, (1, 2, 3), 2), "p", (7, 8, 9), now=0.1)
+    assert actions == [giving.Send("p", Taken(name)), Read(1, name, 0, (1, 2), (7, 8, 9))]
+    assert taker.take(Ready(name, 3), now=0.2) == [Read(2, name, 2, (3,), (7, 8, 9))]
+
+
+def test_a_request_whose_prefill_engine_is_gone_is_prefilled_here() -> None:
+    """Whether its offer had come or not; the other requests wait on."""
+    taker, name = TakingSide(), LeaseId("p-1", "r1", 0, 1)
+    for request in (("r1", 0), ("r2", 0), ("r3", 0)):
+        taker.expect(request, now=0.0)
+    taker.offered(Offer(name, (1,)), "p", (7,), now=0.1)
+    assert Recompute(("r1", 0), "lost") in taker.abandoned(("r1", 0), "lost", now=0.2)
+    assert taker.abandoned(("r2", 0), "lost", now=0.2) == [Recompute(("r2", 0), "lost")]
+    assert [taker.waits_for((name, 0)) for name in ("r1", "r2", "r3")] == [False, False, True]
 
 
 def test_a_read_that_hangs_keeps_its_pages_apart_until_the_agent_is_made_anew() -> None:
