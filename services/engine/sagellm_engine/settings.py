@@ -3,13 +3,13 @@
 import os
 import socket
 import uuid
-from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sagellm_common.contracts.engines import EngineRole
 from sagellm_common.settings import ServiceSettings
 from sagellm_engine.core.config import EngineConfig, MockConfig
+from sagellm_engine.transfer.registry import TRANSPORTS
 
 BUILTIN_MODEL = "sage-tiny"
 MOCK_MODEL = "mock-model"
@@ -44,9 +44,10 @@ class EngineSettings(ServiceSettings):
     mock_prefill_ms_per_token: float = Field(default=0.0, ge=0.0)
     mock_decode_ms_per_seq: float = Field(default=0.0, ge=0.0)
     mock_vocab_size: int = Field(default=3072, ge=2, description="size of the tokenizer in use")
-    kv_transfer: Literal["auto", "nixl", "none"] = Field(
+    kv_transfer: str = Field(
         default="auto",
-        description="how keys and values go from engine to engine; auto: nixl for the roles prefill and decode",
+        description="how keys and values go from engine to engine: nixl, none, or `package.module:Class` of "
+        "a transport of your own; auto: nixl for the roles prefill and decode",
     )
     price_per_hour: float = Field(default=1.0, ge=0.0, description="what an hour of this engine costs, in any currency")
     heartbeat_s: float = Field(default=0.5, gt=0.0)
@@ -54,9 +55,17 @@ class EngineSettings(ServiceSettings):
     drain_timeout_s: float = Field(default=30.0, ge=0.0, description="how long running requests may take at the end")
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="port for /metrics; 0: any free one")
 
+    @field_validator("kv_transfer")
+    @classmethod
+    def _known_transfer(cls, name: str) -> str:
+        if name not in ("auto", "none", *TRANSPORTS) and ":" not in name:
+            known = ", ".join(sorted(TRANSPORTS))
+            raise ValueError(f"there is no transport {name!r}; known are auto, none, {known}")
+        return name
+
     @property
     def transport(self) -> str:
-        """The transport for keys and values, empty for none."""
+        """Name of the transport for keys and values, empty for none."""
         if self.kv_transfer == "auto":
             return "" if self.engine_role == "hybrid" else "nixl"
         return "" if self.kv_transfer == "none" else self.kv_transfer

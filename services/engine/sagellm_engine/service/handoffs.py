@@ -65,6 +65,7 @@ class Handoffs:
     def __init__(self, bus: Bus, state: EngineState, steps: StepThread, transfer: TransferThread) -> None:
         self._bus, self._state, self._steps, self._transfer = bus, state, steps, transfer
         self._memory = kv_memory(transfer.layout)
+        state.reporter.num_expected = lambda: len(self._taking)
         steps.on_held, transfer.on_read_ended, transfer.on_recreated = self.held, self.read_ended, self.recreated
         self._giving_side, self._taking_side = GivingSide(state.identity.incarnation), TakingSide()
         self._giving: dict[RequestKey, _Giving] = {}

@@ -1,7 +1,7 @@
 """When an engine reports, and what. Plain: no clock, no bus."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sagellm_common.contracts.reports import EngineReport, Gauges, Progress, StepSample
 from sagellm_engine.core.types import EngineGauges, StepReport
@@ -14,11 +14,15 @@ MAX_PROGRESS = 8192
 
 
 class Reporter:
-    """Collects step samples and gauges. Reports are due every `heartbeat_s`, every 0.1 s while steps are made."""
+    """Collects step samples and gauges. Reports are due every `heartbeat_s`, every 0.1 s while steps are made.
+
+    `num_expected` tells how many requests wait for what another engine prefills: they wait here like others.
+    """
 
     def __init__(self, engine_id: str, incarnation: str, heartbeat_s: float, gauges: EngineGauges) -> None:
         self._engine_id, self._incarnation, self._heartbeat_s = engine_id, incarnation, heartbeat_s
         self.gauges = gauges
+        self.num_expected: Callable[[], int] = lambda: 0
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
         self._steps: deque[tuple[float, float]] = deque()
         self._in_steps_s = 0.0
@@ -87,7 +91,7 @@ class Reporter:
             gauges.pages_total,
             gauges.pages_free,
             gauges.pages_cached,
-            gauges.waiting,
+            gauges.waiting + self.num_expected(),
             gauges.running,
             gauges.waiting_tokens,
             gauges.running_tokens,

@@ -83,6 +83,7 @@ class StepThread:
         self._slots = threading.Semaphore(STEPS_AHEAD)
         self._stopping = False
         self._refused: list[TokenOutput] = []
+        self._pages_changed = False
         self._gauges_at = 0.0
         self._loaded: asyncio.Future[Loaded] = self._loop.create_future()
         self.failed: asyncio.Future[Exception] = self._loop.create_future()
@@ -108,15 +109,24 @@ class StepThread:
 
     def release_held(self, key: RequestKey) -> None:
         """Free the pages of a request with `hold`, and stop it if it is still computed."""
-        self._commands.put(lambda core, now: core.release_held(key, now))
+        self._change_pages(lambda core, now: core.release_held(key, now))
 
     def reserve(self, num_tokens: int, then: Callable[[tuple[int, ...] | None], None]) -> None:
         """Set pages for so many tokens apart; `then` is called on the event loop with them, or None."""
-        self._commands.put(lambda core, now: self._post(then, core.reserve(num_tokens)))
+        self._change_pages(lambda core, now: self._post(then, core.reserve(num_tokens)))
 
     def free_reserved(self, pages: tuple[int, ...]) -> None:
         """Give reserved pages back."""
-        self._commands.put(lambda core, now: core.free_reserved(pages))
+        self._change_pages(lambda core, now: core.free_reserved(pages))
+
+    def _change_pages(self, command: Command) -> None:
+        """Have something done that no step follows, so that the gauges must be read after it."""
+
+        def change(core: EngineCore, now: float) -> None:
+            command(core, now)
+            self._pages_changed = True
+
+        self._commands.put(change)
 
     def adopt(self, request: EngineRequest, pages: tuple[int, ...], first: FirstToken) -> None:
         """Go on with a request behind reserved pages that hold its prompt."""
@@ -162,9 +172,10 @@ class StepThread:
             self._wait_for_command(core)
         while not self._commands.empty():
             self._commands.get()(core, time.monotonic())
-        if self._refused:
+        if self._refused or (self._pages_changed and not core.has_work()):
             refused, self._refused = self._refused, []
             self._emit(core, StepOutput(refused))
+        self._pages_changed = False
 
     def _wait_for_command(self, core: EngineCore) -> None:
         try:

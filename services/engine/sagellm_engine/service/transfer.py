@@ -11,14 +11,12 @@ from typing import Any
 import structlog
 
 from sagellm_engine.transfer.layout import KvLayout
-from sagellm_engine.transfer.nixl_transport import NixlTransport
 from sagellm_engine.transfer.reads import PageRead, PageReads
+from sagellm_engine.transfer.registry import make_transport
 from sagellm_engine.transfer.transport import Transport, memory_of
 
 log = structlog.get_logger(__name__)
 POLL_S = 0.0002
-
-TRANSPORTS: dict[str, Callable[[], Transport]] = {"nixl": NixlTransport}
 
 
 class TransferThread:
@@ -110,10 +108,10 @@ class TransferThread:
 async def open_transfer(name: str, layout: KvLayout | None) -> TransferThread | None:
     """Make an engine's pages readable by the transport of this name; None without pages or a name.
 
-    Raises Unavailable where the transport cannot be used.
+    Raises Unavailable where the transport cannot be used, InvalidArgument for one that there is not.
     """
     if layout is None or not name:
         return None
-    thread = TransferThread(name, TRANSPORTS[name], layout)
+    thread = TransferThread(name, lambda: make_transport(name), layout)
     await thread.start()
     return thread
