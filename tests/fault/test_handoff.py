@@ -133,10 +133,7 @@ class Watch:
     async def ready(self) -> None:
         """Return once both engines take requests."""
         self.pair.start()
-        await self.pair.stack.ready(engines=2)
-        for _ in range(2):  # the scheduler takes a report when it has heard of the registration: the second in any case
-            self.gauges.clear()
-            await eventually(lambda: set(self.gauges) == {"p", "d"}, what="reports of both engines")
+        await self.pair.stack.known(self.bus)
 
     def num(self, verb: str) -> int:
         """How many messages of a kind the engines have exchanged."""

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nats.errors import NoRespondersError
@@ -32,16 +32,17 @@ START_TIMEOUT_S = 40.0
 
 
 class ServiceProcess:
-    """One running `python -m sagellm_<service>`; `env` is what it got besides this process' own environment."""
+    """One running `python -m sagellm_<service>`; `env` is what it got besides this process' own environment, `within`
+    the command that runs it, such as one that enters a network namespace."""
 
-    def __init__(self, service: str, env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, service: str, env: Mapping[str, str], log: Path, within: Sequence[str] = ()) -> None:
         self.service = service
         self.env = dict(env)
         self.log = log
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("SAGELLM_")}
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"sagellm_{service}"],
+                [*within, sys.executable, "-m", f"sagellm_{service}"],
                 env={"OMP_NUM_THREADS": "1", **inherited, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -114,9 +115,9 @@ class ServiceProcess:
         assert time.monotonic() < deadline, f"{self.service} did not {what} in time\n{self.log_text()}"
 
 
-def start_service(service: str, env: Mapping[str, str], *, log_dir: Path) -> ServiceProcess:
+def start_service(service: str, env: Mapping[str, str], *, log_dir: Path, within: Sequence[str] = ()) -> ServiceProcess:
     """Start `python -m sagellm_<service>` with `env`; its log goes to a new file in `log_dir`."""
-    return ServiceProcess(service, env, log_dir / f"{service}-{next(_numbers)}.log")
+    return ServiceProcess(service, env, log_dir / f"{service}-{next(_numbers)}.log", within)
 
 
 def bus_env(settings: BusSettings) -> dict[str, str]:
@@ -131,10 +132,12 @@ class Services:
         self.log_dir = log_dir
         self.processes: list[ServiceProcess] = []
 
-    def start(self, service: str, bus_settings: BusSettings, **settings: object) -> ServiceProcess:
+    def start(
+        self, service: str, bus_settings: BusSettings, *, within: Sequence[str] = (), **settings: object
+    ) -> ServiceProcess:
         """Start a service on a bus; keywords are settings without their prefix (`engine_id="e1"`)."""
         named = {f"SAGELLM_{name.upper()}": str(value) for name, value in settings.items()}
-        process = start_service(service, {**bus_env(bus_settings), **named}, log_dir=self.log_dir)
+        process = start_service(service, {**bus_env(bus_settings), **named}, log_dir=self.log_dir, within=within)
         self.processes.append(process)
         return process
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
-from sagellm_common.bus import Bus
+from sagellm_common.bus import Bus, Received
 from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration
+from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.nats_server import free_port
 from sagellm_common.settings import BusSettings
 from support.processes import ServiceProcess, Services
+from support.wait import eventually
 
 START_TIMEOUT_S = 60.0
 
@@ -31,10 +35,11 @@ class LocalStack:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start_engine(self, engine_id: str, **settings: object) -> ServiceProcess:
+    def start_engine(self, engine_id: str, *, within: Sequence[str] = (), **settings: object) -> ServiceProcess:
         """Start one engine, by default a mock that makes a token every 2 ms."""
         settings = {"backend": "mock", "model": "mock-model", "mock_step_ms": 2.0, **settings}
-        self.engines[engine_id] = self.services.start("engine", self.settings, engine_id=engine_id, **settings)
+        process = self.services.start("engine", self.settings, within=within, engine_id=engine_id, **settings)
+        self.engines[engine_id] = process
         return self.engines[engine_id]
 
     def start_scheduler(self, scheduler_id: str, **settings: object) -> ServiceProcess:
@@ -56,6 +61,22 @@ class LocalStack:
                 assert time.monotonic() < deadline, f"not ready in {START_TIMEOUT_S} s\n{self.logs()}"
                 self._check_alive()
                 await asyncio.sleep(0.05)
+
+    async def known(self, bus: Bus) -> None:
+        """Return once the scheduler knows all engines that run, and has heard each of them.
+
+        It takes a report only when it has learnt of the registration, so that the second one counts in any case.
+        """
+        alive = [name for name, process in self.engines.items() if process.exit_code is None]
+        await self.ready(len(alive))
+        counts: Counter[str] = Counter()
+
+        def note(report: EngineReport, received: Received) -> None:
+            counts[report.engine_id] += 1
+
+        heard = await bus.subscribe(self.settings.subjects.engine_metrics("*"), EngineReport, note)
+        await eventually(lambda: all(counts[name] >= 2 for name in alive), what="reports of all engines")
+        await heard.unsubscribe()
 
     async def _is_ready(self, client: httpx.AsyncClient, engines: int) -> bool:
         try:
