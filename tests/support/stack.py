@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -35,14 +36,14 @@ class LocalStack:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start_engine(self, engine_id: str, *, within: Sequence[str] = (), **settings: object) -> ServiceProcess:
+    def start_engine(self, engine_id: str, *, within: Sequence[str] = (), **settings: Any) -> ServiceProcess:
         """Start one engine, by default a mock that makes a token every 2 ms."""
         settings = {"backend": "mock", "model": "mock-model", "mock_step_ms": 2.0, **settings}
         process = self.services.start("engine", self.settings, within=within, engine_id=engine_id, **settings)
         self.engines[engine_id] = process
         return self.engines[engine_id]
 
-    def start_scheduler(self, scheduler_id: str, **settings: object) -> ServiceProcess:
+    def start_scheduler(self, scheduler_id: str, **settings: Any) -> ServiceProcess:
         """Start one scheduler; the first one that gets the lease leads."""
         process = self.services.start("scheduler", self.settings, scheduler_id=scheduler_id, **settings)
         self.schedulers[scheduler_id] = process

@@ -39,6 +39,8 @@ class Reservations:
     def add(self, reservation: Reservation, *, seen: bool = False) -> None:
         """Reserve; an earlier reservation of the same request is replaced."""
         self.release(reservation.request_id)
+        if seen and reservation.brief:
+            return
         self._in_flight[reservation.request_id] = reservation
         self.seqs += reservation.seqs
         self.tokens += reservation.tokens
