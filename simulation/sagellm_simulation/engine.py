@@ -289,6 +289,7 @@ class SimEngine:
             number,
             steps=samples,
             progress=progress or {},
+            kv_number=self._cache_number,
         )
         self._listener.report(self, report)
 

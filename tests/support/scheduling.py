@@ -54,6 +54,7 @@ def report(
     leader_epoch: LeaderEpoch = (0, 0),
     last_assignment: int = 0,
     state: str = "ready",
+    kv_number: int = 0,
 ) -> EngineReport:
     """A report with the gauges that matter to the scheduler."""
     gauges = Gauges(
@@ -67,7 +68,14 @@ def report(
         busy=0.5,
     )
     return EngineReport(
-        engine.engine_id, engine.incarnation, number, gauges, list(leader_epoch), last_assignment, state=state
+        engine.engine_id,
+        engine.incarnation,
+        number,
+        gauges,
+        list(leader_epoch),
+        last_assignment,
+        state=state,
+        kv_number=kv_number,
     )
 
 

@@ -38,7 +38,7 @@ class LocalStack:
 
     def start_engine(self, engine_id: str, *, within: Sequence[str] = (), **settings: Any) -> ServiceProcess:
         """Start one engine, by default a mock that makes a token every 2 ms."""
-        settings = {"backend": "mock", "model": "mock-model", "mock_step_ms": 2.0, **settings}
+        settings = dict[str, Any]({"backend": "mock", "model": "mock-model", "mock_step_ms": 2.0, **settings})
         process = self.services.start("engine", self.settings, within=within, engine_id=engine_id, **settings)
         self.engines[engine_id] = process
         return self.engines[engine_id]
@@ -49,7 +49,7 @@ class LocalStack:
         self.schedulers[scheduler_id] = process
         return process
 
-    def start_rest(self, **gateway: object) -> None:
+    def start_rest(self, **gateway: Any) -> None:
         """Start the registry and the gateway."""
         self.registry = self.services.start("registry", self.settings)
         self.gateway = self.services.start("gateway", self.settings, gateway_id="g1", port=self.port, **gateway)

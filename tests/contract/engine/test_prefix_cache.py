@@ -58,6 +58,7 @@ async def test_blocks_are_told_with_the_hashes_that_gateways_compute(start_engin
     all_of_it = await snapshot(peer)
     assert sorted(all_of_it.blocks) == sorted([*block_hashes(one), *block_hashes(two)])
     assert (all_of_it.number, all_of_it.last) == (told[-1].number, True)
+    assert (await peer.reported(lambda report: report.kv_number > 0)).kv_number == told[-1].number
 
 
 async def test_what_is_evicted_is_told_too(start_engine: StartEngine) -> None:

@@ -132,6 +132,33 @@ def test_a_missed_event_is_repaired_by_asking_once_a_second() -> None:
     assert driver.assignments[0].engine_id == "e2"
 
 
+def test_an_engine_that_was_there_before_is_asked_for_its_cache() -> None:
+    """A scheduler that starts beside it learns from its reports that there have been events; it asks until it knows."""
+    driver = fleet(router="cache_aware")
+    driver.report("e1", kv_number=0)
+    for _ in range(3):
+        driver.report("e2", kv_number=9)
+    assert [action.engine_id for action in driver.all(AskEngine)] == ["e2"], "not with every report"
+    driver.now += 1.0
+    driver.report("e2", kv_number=9)
+    assert len(driver.all(AskEngine)) == 2, "again, for no answer has come"
+    driver.feed(events.CacheLearnt(SnapshotReply(engine_id="e2", incarnation="i1", number=9, blocks=[1, 2])))
+    driver.now += 5.0
+    driver.report("e2", kv_number=9)
+    assert len(driver.all(AskEngine)) == 2
+    driver.submit("r1", prompt_tokens=3 * BLOCK, block_hashes=(1, 2))
+    assert driver.assignments[0].engine_id == "e2"
+
+
+def test_an_event_on_its_way_is_not_asked_for() -> None:
+    """A report may overtake the event that it names."""
+    driver = fleet(router="cache_aware")
+    driver.report("e2", kv_number=1)
+    driver.feed(events.CacheChanged(KvEvents("e2", "i1", 1, [7])))
+    driver.report("e2", kv_number=1)
+    assert driver.all(AskEngine) == []
+
+
 def test_a_new_incarnation_has_an_empty_cache() -> None:
     """What the old one had is forgotten, and events of the old one are not taken."""
     driver = fleet(router="cache_aware")

@@ -56,7 +56,7 @@ class EngineReport(Packed):
 
     `number` counts the reports of an incarnation. `leader_epoch` and `last_assignment` name the highest assignment
     seen. `progress` (in heartbeats) says per gateway how far each unacknowledged request is, so that lost frames are
-    noticed.
+    noticed; `kv_number` the last event of its prefix cache, for schedulers that have missed it.
     """
 
     engine_id: str
@@ -68,3 +68,4 @@ class EngineReport(Packed):
     state: str = "ready"
     steps: list[StepSample] = field(default_factory=list)
     progress: dict[str, list[Progress]] = field(default_factory=dict)
+    kv_number: int = 0

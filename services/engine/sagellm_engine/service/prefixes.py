@@ -18,6 +18,11 @@ class Prefixes:
         self._blocks: set[int] = set()
         self._number = 0
 
+    @property
+    def number(self) -> int:
+        """Of the last event."""
+        return self._number
+
     def changed(self, changes: CacheChanges) -> KvEvents:
         """Return the message that tells of changes."""
         self._number += 1

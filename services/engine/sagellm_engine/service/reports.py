@@ -17,12 +17,14 @@ class Reporter:
     """Collects step samples and gauges. Reports are due every `heartbeat_s`, every 0.1 s while steps are made.
 
     `num_expected` tells how many requests wait for what another engine prefills: they wait here like others.
+    `kv_number` tells the number of the last event of the prefix cache.
     """
 
     def __init__(self, engine_id: str, incarnation: str, heartbeat_s: float, gauges: EngineGauges) -> None:
         self._engine_id, self._incarnation, self._heartbeat_s = engine_id, incarnation, heartbeat_s
         self.gauges = gauges
         self.num_expected: Callable[[], int] = lambda: 0
+        self.kv_number: Callable[[], int] = lambda: 0
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
         self._steps: deque[tuple[float, float]] = deque()
         self._in_steps_s = 0.0
@@ -70,6 +72,7 @@ class Reporter:
             assignments.last_number,
             state,
             steps,
+            kv_number=self.kv_number(),
         )
 
     def heartbeat(

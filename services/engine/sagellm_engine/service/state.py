@@ -30,6 +30,7 @@ class EngineState:
         self.gateways = Gateways(gateway_timeout_s)
         self.prefixes = Prefixes(identity.engine_id, identity.incarnation)
         self.reporter = Reporter(identity.engine_id, identity.incarnation, identity.heartbeat_s, loaded.gauges)
+        self.reporter.kv_number = lambda: self.prefixes.number
 
     def drain(self) -> None:
         """Refuse new requests; what runs goes on."""

@@ -16,7 +16,7 @@ class Engine:
 
     `is_stale` is set when the last report is too old to be counted on; `is_lost` when its silence has lasted a whole
     timeout. `next_number` numbers its assignments under our leader epoch, from 1. At
-    `asked_at` it was asked for its prefix cache.
+    `asked_at` it was asked for its prefix cache, of which its last report named the event `kv_number`.
     """
 
     registration: EngineRegistration
@@ -28,6 +28,7 @@ class Engine:
     heard_at: float | None = None
     since: float = 0.0
     asked_at: float = float("-inf")
+    kv_number: int = 0
     report: EngineReport | None = None
     seen: Mark = NOTHING_SEEN
     next_number: int = 1

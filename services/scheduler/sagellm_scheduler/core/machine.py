@@ -152,6 +152,7 @@ class SchedulerCore:
         engine = self.fleet.report(event.report, now)
         if engine is None or not engine.is_ready:
             return
+        self._compare_cache(engine, event.report.kv_number, now)
         if not was_ready:
             self._unpark(engine)
         if engine.has_room():
@@ -159,7 +160,18 @@ class SchedulerCore:
 
     def _cache_changed(self, event: events.CacheChanged, now: float) -> None:
         engine = self.fleet.cache_changed(event.events)
-        if engine is not None and now - engine.asked_at >= ASK_AGAIN_S:
+        if engine is not None:
+            self._ask_for_cache(engine, now)
+
+    def _compare_cache(self, engine: Engine, kv_number: int, now: float) -> None:
+        """Ask an engine whose report names an event that we have not had when its last report came: it is lost, or
+        older than we are."""
+        if max(0, self.fleet.kv.number(engine.slot)) < engine.kv_number:
+            self._ask_for_cache(engine, now)
+        engine.kv_number = kv_number
+
+    def _ask_for_cache(self, engine: Engine, now: float) -> None:
+        if now - engine.asked_at >= ASK_AGAIN_S:
             engine.asked_at = now
             self._act(AskEngine(engine.engine_id))
 

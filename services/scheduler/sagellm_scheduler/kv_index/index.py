@@ -77,6 +77,11 @@ class KvIndex:
         for block in blocks:
             self._add(slot, known, block)
 
+    def number(self, slot: int) -> int:
+        """Return the number of the last event taken of an engine; -1 while a snapshot is missing."""
+        known = self._engines.get(slot)
+        return -1 if known is None or known.number is None else known.number
+
     def expect(self, slot: int, blocks: Sequence[int], now: float) -> None:
         """A prompt with these blocks is on its way to an engine."""
         known = self._engines.setdefault(slot, _Known(number=None))
