@@ -23,6 +23,8 @@ NAMES = (
     "quality",
     "cpu_engine",
     "long_run",
+    "predictions",
+    "validation",
 )
 TRAINING = Path(__file__).parents[1] / "training"
 """Where the built-in model's corpus and judges are; they are no installed package."""

@@ -93,6 +93,22 @@ GOALS = (
         True,
     ),
     Goal("the same, growth of memory", "long_run", "memory_growth_mib", "MiB", 8.0),
+    *(
+        Goal(f"{stack} at 70 % load, {title}", "predictions", f"{stack}.levels.70%.{path}", "", limit)
+        for stack in ("two mock engines", "CPU engine, 135M shape")
+        for title, path, limit in (
+            ("error of predicted TTFT, median", "ttft_error_p50", 0.1),
+            ("error of predicted TTFT, p90", "ttft_error_p90", 0.3),
+            ("error of predicted ITL, median", "itl_error_p50", 0.1),
+            ("error of predicted ITL, p90", "itl_error_p90", 0.3),
+        )
+    ),
+    Goal("simulator beside live mock engines, worst error", "validation", "goals.mock", "", 0.15),
+    Goal("simulator beside the live CPU engine, medians", "validation", "goals.cpu_median", "", 0.25),
+    Goal("load borne, over the best static policy, least", "capacity", "goals.least_of_best", "", 0.99, True),
+    Goal("traces with 1.3 times the weak policies' load", "capacity", "goals.traces_over_weak", "traces", 2, True),
+    Goal("gap from the best static policy to the bound, closed", "capacity", "goals.gap_closed", "", 0.5, True),
+    Goal("at 1.5 times its capacity, of the goodput there", "capacity", "goals.overload", "", 0.85, True),
 )
 
 

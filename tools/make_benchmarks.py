@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine_report, engine_sections
+from benchmarks import capacity_report, engine_report, engine_sections, scheduling_sections
 from benchmarks.goals import load_results, table
 from benchmarks.peers.session import WORKLOADS
 
@@ -33,7 +33,15 @@ run in turn, never at once; a run during which other processes took more than 5 
 def render(results: dict[str, Any]) -> str:
     """The whole document."""
     parts = [INTRODUCTION, "## Goals", table(results)]
-    sections = {"overhead": _overhead, "streams": _streams, "scheduler_core": _scheduler, "fifty_engines": _fifty}
+    sections = {
+        "overhead": _overhead,
+        "streams": _streams,
+        "scheduler_core": _scheduler,
+        "fifty_engines": _fifty,
+        "capacity": capacity_report.section,
+        "predictions": scheduling_sections.predictions,
+        "validation": scheduling_sections.validation,
+    }
     for name, section in sections.items():
         if name in results:
             parts += section(results[name]["result"])
@@ -153,5 +161,7 @@ if __name__ == "__main__":
     for name, content in measured.items():
         if name.startswith("engine_"):
             engine_report.draw(name.removeprefix("engine_"), content["result"], TARGET.parent / "images")
+    if "capacity" in measured:
+        capacity_report.draw(measured["capacity"]["result"], TARGET.parent / "images")
     README.write_text(BLOCK.sub(lambda _: figures(measured), README.read_text()))
     print(f"wrote {TARGET.name} and the README's figures from {len(measured)} results")

@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
 # An engine: computes tokens. Build from the repository's root.
-# For NVIDIA GPUs: --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg EXTRAS=engine,cuda
+# For NVIDIA GPUs: --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg EXTRAS=engine,nixl,cuda
 
 FROM python:3.11.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG EXTRAS=engine
+ARG EXTRAS=engine,nixl
 # the compiler is for the CPU kernels, which are built with the package
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/sagellm

@@ -31,18 +31,23 @@ class Batcher:
         self.pages = PageCount(spec.num_pages, block)
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
+        self.num_reserved = 0
 
     def submit(self, seq: Sequence) -> None:
         """Let a sequence wait."""
         insort(self.waiting, seq, key=_rank)
 
+    def has(self, seq: Sequence) -> bool:
+        """Whether a sequence runs or waits; one that is held for another engine does neither."""
+        return seq in self.running or seq in self.waiting
+
     def remove(self, seq: Sequence) -> None:
-        """Take a sequence out, wherever it is."""
-        if seq in self.running:
-            self.running.remove(seq)
-            self.pages.release(seq)
-        else:
+        """Take a sequence out, wherever it is, and its pages back."""
+        if seq in self.waiting:
             self.waiting.remove(seq)
+        elif seq in self.running:
+            self.running.remove(seq)
+        self.pages.release(seq)
 
     def plan(self) -> Step:
         """Decide the next step; `scheduled` of each running sequence says its part."""
@@ -74,7 +79,8 @@ class Batcher:
         return times * first + self.spec.context * step.decode * (times * (times - 1) / 2)
 
     def commit(self, times: int) -> list[Sequence]:
-        """The planned step has been made so often; returns those that have got a token."""
+        """The planned step has been made so often; returns those that have got a token, prompts prefilled for other
+        engines left out."""
         made = []
         for seq in self.running:
             if not seq.scheduled:
@@ -82,7 +88,7 @@ class Batcher:
             seq.computed += seq.scheduled + times - 1
             if seq.computed // self.pages.block > seq.known:
                 self.pages.index_computed(seq)
-            if seq.computed >= seq.length + times - 1:
+            if seq.computed >= seq.length + times - 1 and not seq.hand_to:
                 seq.length += times
                 made.append(seq)
         for seq in made:
@@ -104,7 +110,10 @@ class Batcher:
     def _make_room(self, step: Step) -> None:
         for seq in [seq for seq in self.running if seq.length > self.pages.capacity(seq)]:
             while seq in self.running and not self.pages.grow(seq):
-                victim = min(self.running, key=lambda other: (-other.priority, other.computed))
+                victim = min(
+                    (other for other in self.running if not other.hand_to),
+                    key=lambda other: (-other.priority, other.computed),
+                )
                 self.running.remove(victim)
                 self.pages.release(victim)
                 self.submit(victim)
@@ -126,7 +135,7 @@ class Batcher:
         return budget
 
     def _admit(self, step: Step, budget: int) -> None:
-        while self.waiting and budget > 0 and len(self.running) < self.spec.max_num_seqs:
+        while self.waiting and budget > 0 and len(self.running) + self.num_reserved < self.spec.max_num_seqs:
             seq = self.waiting[0]
             if not self.pages.admit(seq, len(self.running)):
                 return

@@ -11,7 +11,9 @@ from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply
 from sagellm_common.contracts.reports import EngineReport, Gauges, Progress, StepSample
+from sagellm_engine.transfer.lease import Message
 from sagellm_simulation.batching import Batcher, Step
+from sagellm_simulation.handoff import Key, SimHandoffs
 from sagellm_simulation.kernel import Kernel
 from sagellm_simulation.pages import Sequence
 from sagellm_simulation.specs import PAGE_SIZE, EngineSpec
@@ -33,6 +35,12 @@ class Listener(Protocol):
 
     def cache(self, engine: "SimEngine", events: KvEvents) -> None:
         """Changes of the prefix cache."""
+
+    def lease(self, engine: "SimEngine", to: str, message: Message) -> None:
+        """A message of a hand-off, to another engine."""
+
+    def lives(self, incarnation: str) -> bool:
+        """Whether the life of an engine goes on."""
 
 
 @dataclass(slots=True)
@@ -83,6 +91,17 @@ class SimEngine:
         self._orders = count()
         self._cache_number = 0
         self._doomed: list[tuple[str, int]] = []
+        self._expected: dict[tuple[str, int], Sequence] = {}
+        self._handing: dict[tuple[str, int], Sequence] = {}
+        self._offered: set[tuple[str, int]] = set()
+        self._adopted: list[Sequence] = []
+        self.handoffs = SimHandoffs(
+            self._kernel,
+            self,
+            self.incarnation,
+            lambda to, message: self._listener.lease(self, to, message),
+            self._listener.lives,
+        )
 
     def registration(self, model: str) -> EngineRegistration:
         """Say what this engine is."""
@@ -101,6 +120,9 @@ class SimEngine:
             price_per_hour=spec.price_per_hour,
             heartbeat_s=self._heartbeat_s,
             benchmark=tuple((spec.seconds(p, d, 100 * d, p * p), p + d, p, d, 100 * d, p * p) for p, d in BENCHMARK),
+            role=spec.role,
+            handoff="simulated" if spec.kv_bytes_per_token else "",
+            kv_bytes_per_token=spec.kv_bytes_per_token,
         )
 
     # what comes
@@ -111,14 +133,33 @@ class SimEngine:
             return
         self._seen = max(self._seen, (body.leader_epoch, body.assignment_number))
         key = (body.request_id, body.epoch)
-        if key not in self._open and key not in self._kept:
+        if body.decode_engine:
+            if key not in self._handing and key not in self._offered:
+                self._prefill_for(key, body)
+        elif key not in self._open and key not in self._kept and key not in self._expected:
             self._admit(key, body)
         answer()
 
-    def _admit(self, key: tuple[str, int], body: Dispatch) -> None:
+    def _prefill_for(self, key: Key, body: Dispatch) -> None:
+        seq = self._handing[key] = self._made(key, body)
+        seq.hand_to = body.decode_engine
+        self.batch.submit(seq)
+        self._disturb()
+
+    def _admit(self, key: Key, body: Dispatch) -> None:
+        seq = self._made(key, body)
+        if body.prefill_engine:
+            self._expected[key] = seq
+            self.handoffs.expect(key)
+        else:
+            self._open[key] = seq
+            self.batch.submit(seq)
+            self._disturb()
+
+    def _made(self, key: Key, body: Dispatch) -> Sequence:
         asked = self._workload[body.request_id]
         delivered = len(body.delivered[0]) if body.delivered else 0
-        seq = Sequence(
+        return Sequence(
             *key,
             gateway_id=body.gateway_id,
             priority=int(body.priority),
@@ -131,13 +172,16 @@ class SimEngine:
             blocks=asked.blocks,
             told=delivered,
         )
-        self._open[key] = seq
-        self.batch.submit(seq)
-        self._disturb()
 
-    def cancel(self, request_id: str) -> None:
-        """Drop all epochs of a request after the step that is under way."""
-        self._doomed += [key for key in self._open if key[0] == request_id]
+    def cancel(self, request_id: str, epoch: int | None = None) -> None:
+        """Drop a request (None: all its epochs) after the step that is under way."""
+        if not self.alive:
+            return
+        for key in [key for key in self._expected if key[0] == request_id and epoch in (None, key[1])]:
+            del self._expected[key]
+        self.handoffs.cancel(request_id, epoch)
+        for waiting in (self._open, self._handing):
+            self._doomed += [key for key in waiting if key[0] == request_id and epoch in (None, key[1])]
         if self._run is None:
             self._drop_doomed()
         else:
@@ -145,10 +189,77 @@ class SimEngine:
 
     def _drop_doomed(self) -> None:
         for key in self._doomed:
-            seq = self._open.pop(key, None)
-            if seq is not None:
-                self.batch.remove(seq)
+            for known in (self._open, self._handing):
+                seq = known.pop(key, None)
+                if seq is not None:
+                    self.batch.remove(seq)
         self._doomed.clear()
+
+    # hand-offs
+
+    def release_held(self, key: Key) -> None:
+        """Free a prompt's pages; if it is still computed, after the step that is under way."""
+        seq = self._handing.get(key)
+        if seq is None:
+            return
+        if self.batch.has(seq):
+            self._doomed.append(key)
+            self._disturb_or_drop()
+        else:
+            del self._handing[key]
+            self.batch.remove(seq)
+            self._disturb()
+
+    def _disturb_or_drop(self) -> None:
+        if self._run is None:
+            self._drop_doomed()
+        else:
+            self._disturb()
+
+    def reserve(self, num_pages: int) -> bool:
+        """Set pages and a place apart for a prompt of another engine."""
+        batch = self.batch
+        if len(batch.running) + batch.num_reserved >= self.spec.max_num_seqs:
+            return False
+        if not batch.pages.reserve(num_pages, len(batch.running)):
+            return False
+        batch.num_reserved += 1
+        return True
+
+    def free_reserved(self, num_pages: int) -> None:
+        """Give a reservation back."""
+        self.batch.pages.free_reserved(num_pages)
+        self.batch.num_reserved -= 1
+        self._disturb()
+
+    def adopt(self, key: Key, num_pages: int, transfer_s: float) -> None:
+        """Go on behind a prompt that has been read into reserved pages."""
+        seq = self._expected.pop(key, None)
+        if seq is None:
+            self.free_reserved(num_pages)
+            return
+        self.batch.num_reserved -= 1
+        self.batch.pages.adopt(seq, num_pages)
+        seq.length, seq.transfer_ms = seq.length + 1, transfer_s * 1e3
+        self._open[key] = seq
+        self.batch.running.append(seq)
+        self._adopted.append(seq)
+        if self._run is None:
+            self._tell_adopted()
+        self._disturb()
+
+    def _tell_adopted(self) -> None:
+        """Tell the first tokens of what has come since the last step."""
+        adopted, self._adopted = self._adopted, []
+        self._tell([seq for seq in adopted if seq.key in self._open])
+
+    def recompute(self, key: Key) -> None:
+        """Prefill a request here that another engine was to prefill."""
+        seq = self._expected.pop(key, None)
+        if seq is not None:
+            self._open[key] = seq
+            self.batch.submit(seq)
+            self._disturb()
 
     def ack(self, key: tuple[str, int]) -> None:
         """Forget a request's tokens: they have arrived."""
@@ -162,6 +273,7 @@ class SimEngine:
     def die(self) -> None:
         """Lose everything, and be silent."""
         self.alive, self._run = False, None
+        self.handoffs.is_over = True
 
     def announce(self) -> None:
         """Report for the first time."""
@@ -185,6 +297,7 @@ class SimEngine:
         step = batch.plan()
         if not step.rows:
             return
+        self._offer()
         times = batch.repeats(step) if self._jump else 1
         while times > 1 and batch.seconds(step, times) > SILENCE_S:
             times //= 2
@@ -218,6 +331,7 @@ class SimEngine:
         self._run = None
         self._finish(run)
         self._drop_doomed()
+        self._tell_adopted()
         self._begin()
         if self._kernel.now - self._reported_at >= REPORT_S:
             self._report()
@@ -232,7 +346,23 @@ class SimEngine:
             StepSample(seconds / run.times, step.rows, step.prefill, step.decode, context, step.products, step.cached)
         )
         self._tell(self.batch.commit(run.times))
+        self._tell_handoffs()
         self._tell_cache()
+
+    def _offer(self) -> None:
+        """Offer the pages of prompts that have just got them."""
+        for key, seq in list(self._handing.items()):
+            if key not in self._offered and seq in self.batch.running:
+                self._offered.add(key)
+                self.handoffs.begins(key, seq.length, seq.computed, seq.hand_to)
+
+    def _tell_handoffs(self) -> None:
+        for key, seq in list(self._handing.items()):
+            if seq.scheduled and seq in self.batch.running:
+                is_complete = seq.computed >= seq.length
+                if is_complete:
+                    self.batch.running.remove(seq)
+                self.handoffs.progressed(key, seq.computed, is_complete=is_complete)
 
     def _tell(self, made: Iterable[Sequence]) -> None:
         now = self._kernel.now
@@ -268,7 +398,9 @@ class SimEngine:
     def _item(self, seq: Sequence, first: int, *, is_last: bool) -> TokenItem:
         finish = "length" if is_last else None
         tokens = list(range(first, seq.next_index))
-        return TokenItem(*seq.key, 0, first, tokens, finish=finish, cached_tokens=seq.cached_tokens)
+        item = TokenItem(*seq.key, 0, first, tokens, finish=finish, cached_tokens=seq.cached_tokens)
+        item.transfer_ms = seq.transfer_ms
+        return item
 
     # reports
 
@@ -301,7 +433,7 @@ class SimEngine:
             batch.pages.total,
             batch.pages.free,
             batch.pages.cached,
-            len(batch.waiting),
+            len(batch.waiting) + self.handoffs.num_expected,
             len(batch.running),
             sum(seq.length for seq in batch.waiting),
             sum(seq.length for seq in batch.running) + grown,

@@ -6,7 +6,7 @@ from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.reports import Progress
 from sagellm_common.contracts.sampling import SamplingOptions
 from sagellm_common.contracts.scheduling import Assignment, Notice, OpenRequest, Submit, SubmitReply
-from sagellm_common.errors import DeadlineExceeded, Internal
+from sagellm_common.errors import DeadlineExceeded, Internal, SageError
 from sagellm_gateway.core import actions as act
 from sagellm_gateway.core import events as ev
 from sagellm_gateway.core.lifecycle import GatewayCore
@@ -37,6 +37,8 @@ class Wires:
 
     submit: Callable[[Submit, Callable[[SubmitReply], None]], None]
     dispatch: Callable[[act.SendDispatch, Callable[[], None]], None]
+    prefill: Callable[[act.SendPrefill, Callable[[], None]], None]
+    abort: Callable[[act.SendAbort], None]
     cancel: Callable[[act.SendCancel], None]
     ack: Callable[[act.SendAck], None]
     resend: Callable[[act.SendResend, Callable[[TokenItem | None], None]], None]
@@ -113,6 +115,10 @@ class SimGateway:
                     self._submit(action)
                 case act.SendDispatch():
                     self._dispatch(action)
+                case act.SendPrefill():
+                    self._prefill(action)
+                case act.SendAbort():
+                    self._wires.abort(action)
                 case act.SendResend():
                     self._resend(action)
                 case act.SendCancel():
@@ -133,6 +139,18 @@ class SimGateway:
         late = DeadlineExceeded("the engine did not answer")
         self._wires.dispatch(action, lambda: self._handle(ev.DispatchAnswered(request_id, attempt, None)))
         self._later(action.timeout_s, ev.DispatchAnswered(request_id, attempt, late))
+
+    def _prefill(self, action: act.SendPrefill) -> None:
+        body, answered = action.dispatch, False
+
+        def answer(error: SageError | None) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                self._handle(ev.PrefillAnswered(body.request_id, body.epoch, error))
+
+        self._wires.prefill(action, lambda: answer(None))
+        self._kernel.after(action.timeout_s, answer, DeadlineExceeded("the prefill engine did not answer"))
 
     def _resend(self, action: act.SendResend) -> None:
         asked = action.resend

@@ -14,7 +14,7 @@ class Sequence:
     `length` is the prompt with everything generated so far, `computed` how much of it has keys and values; at `limit`
     it ends. `first_index` is the index of the first token that this engine makes. `blocks` are the ids of the prompt's
     blocks, each standing for all before it too; `known` of them are in the cache under its hold. `told` is the index up
-    to which tokens have been sent.
+    to which tokens have been sent. `hand_to`: the engine that it is prefilled for; it ends with its prompt here.
     """
 
     request_id: str
@@ -36,6 +36,8 @@ class Sequence:
     cached_tokens: int = 0
     told: int = 0
     told_at: float = 0.0
+    hand_to: str = ""
+    transfer_ms: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -48,7 +50,8 @@ class Sequence:
 
 
 class PageCount:
-    """free + cached + held = total, as in the engine's page pool; `block` tokens, a multiple of a page, are a block.
+    """free + cached + held + reserved = total, as in the engine's page pool; `block` tokens, a multiple of a page, are
+    a block.
 
     `stored` and `removed` gather the blocks that have become known and unknown.
     """
@@ -56,6 +59,7 @@ class PageCount:
     def __init__(self, total: int, block: int) -> None:
         self.total, self.block = total, block
         self.free = total
+        self.reserved = 0
         self._block_pages = block // PAGE_SIZE
         self._holders: dict[int, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -100,6 +104,25 @@ class PageCount:
         self._take(pages)
         seq.own_pages += pages
         return True
+
+    def reserve(self, pages: int, headroom: int) -> bool:
+        """Set pages apart; False, changing nothing, if too few are left beside `headroom`."""
+        if self.free + self.cached < pages + headroom:
+            return False
+        self._take(pages)
+        self.reserved += pages
+        return True
+
+    def free_reserved(self, pages: int) -> None:
+        """Give reserved pages back."""
+        self.reserved -= pages
+        self.free += pages
+
+    def adopt(self, seq: Sequence, pages: int) -> None:
+        """Give reserved pages, which hold all its tokens, to a sequence."""
+        self.reserved -= pages
+        seq.own_pages, seq.computed = pages, seq.length
+        self.index_computed(seq)
 
     def capacity(self, seq: Sequence) -> int:
         """Tokens that a sequence's pages hold."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 from sagellm_common.contracts.decisions import DecisionRecord
 from sagellm_common.contracts.frames import TokenItem
+from sagellm_common.contracts.handoff import LeaseAbort
 from sagellm_common.contracts.kv import KvEvents
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.scheduling import Assignment, Submit, SubmitReply
 from sagellm_common.contracts.slo import NO_SLO, Slo
+from sagellm_engine.transfer.lease import Message
 from sagellm_gateway.core.actions import SendResend
 from sagellm_gateway.core.request import Outcome, Request
 from sagellm_gateway.edge.figures import end_event
@@ -17,6 +19,7 @@ from sagellm_scheduler.core import events as ev
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.queueing.policy import QUEUE_POLICIES
 from sagellm_scheduler.routing.router import ROUTERS
+from sagellm_scheduler.separation.policy import SEPARATION_POLICIES
 from sagellm_simulation import gateway, scheduler
 from sagellm_simulation.engine import SimEngine
 from sagellm_simulation.kernel import Kernel
@@ -34,6 +37,7 @@ class Scenario:
     engines: tuple[EngineSpec, ...]
     queue: str = "fifo"
     router: str = "predictive"
+    pd: str = "adaptive"
     slo: Slo = NO_SLO
     admission_slack: float | None = None
     backlog_s: float = 0.5
@@ -178,6 +182,7 @@ class World:
             scheduler_id="s1",
             queue=QUEUE_POLICIES.make(scenario.queue),
             router=ROUTERS.make(scenario.router),
+            separation=SEPARATION_POLICIES.make(scenario.pd),
             max_queue=1_000_000,
             max_queue_time_s=scenario.max_queue_time_s,
             default_slo=scenario.slo,
@@ -201,8 +206,20 @@ class World:
             action.dispatch,
             lambda: self._send((action.engine_id, gateway_id), answer),
         )
+        wires.prefill = lambda action, answer: self._send(
+            (gateway_id, action.engine_id),
+            self.engines[action.engine_id].dispatch,
+            action.dispatch,
+            lambda: self._send((action.engine_id, gateway_id), answer),
+        )
+        wires.abort = lambda action: self._send(
+            (gateway_id, action.engine_id), self._aborted, action.engine_id, action.abort
+        )
         wires.cancel = lambda action: self._send(
-            (gateway_id, action.engine_id), self.engines[action.engine_id].cancel, action.request_id
+            (gateway_id, action.engine_id),
+            self.engines[action.engine_id].cancel,
+            action.request_id,
+            action.epoch,
         )
         wires.ack = lambda action: self._send(
             (gateway_id, action.engine_id), self.engines[action.engine_id].ack, (action.request_id, action.epoch)
@@ -235,6 +252,23 @@ class World:
     def cache(self, engine: SimEngine, events: KvEvents) -> None:
         """An engine publishes changes of its prefix cache."""
         self._send((engine.engine_id, "scheduler"), self._scheduler.feed, ev.CacheChanged(events))
+
+    def lease(self, engine: SimEngine, to: str, message: Message) -> None:
+        """An engine speaks to another about a hand-off."""
+        self._send((engine.engine_id, to), self._leased, to, message, engine.engine_id)
+
+    def lives(self, incarnation: str) -> bool:
+        """Whether the life of an engine goes on."""
+        engine = self.engines[incarnation.rpartition("-")[0]]
+        return engine.alive and engine.incarnation == incarnation
+
+    def _leased(self, to: str, message: Message, sender: str) -> None:
+        self.engines[to].handoffs.received(message, sender)
+
+    def _aborted(self, engine_id: str, abort: LeaseAbort) -> None:
+        engine = self.engines[engine_id]
+        if engine.alive:
+            engine.handoffs.abandoned((abort.request_id, abort.epoch))
 
     def _ask_engine(self, engine_id: str) -> None:
         engine = self.engines[engine_id]

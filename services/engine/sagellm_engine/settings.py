@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from sagellm_common.contracts.engines import EngineRole
 from sagellm_common.settings import ServiceSettings
 from sagellm_engine.core.config import EngineConfig, MockConfig
+from sagellm_engine.transfer.nixl_transport import MISSING, is_installed
 from sagellm_engine.transfer.registry import TRANSPORTS
 
 BUILTIN_MODEL = "sage-tiny"
@@ -47,7 +48,7 @@ class EngineSettings(ServiceSettings):
     kv_transfer: str = Field(
         default="auto",
         description="how keys and values go from engine to engine: nixl, none, or `package.module:Class` of "
-        "a transport of your own; auto: nixl for the roles prefill and decode",
+        "a transport of your own; auto: nixl, if it is installed, for the roles prefill and decode",
     )
     price_per_hour: float = Field(default=1.0, ge=0.0, description="what an hour of this engine costs, in any currency")
     heartbeat_s: float = Field(default=0.5, gt=0.0)
@@ -67,8 +68,14 @@ class EngineSettings(ServiceSettings):
     def transport(self) -> str:
         """Name of the transport for keys and values, empty for none."""
         if self.kv_transfer == "auto":
-            return "" if self.engine_role == "hybrid" else "nixl"
+            return "nixl" if self.engine_role != "hybrid" and is_installed() else ""
         return "" if self.kv_transfer == "none" else self.kv_transfer
+
+    @property
+    def warning(self) -> str:
+        """What an operator should know before the engine starts; empty if nothing."""
+        is_alone = self.engine_role != "hybrid" and not self.transport
+        return f"an engine of the role {self.engine_role} hands nothing over: {MISSING}" if is_alone else ""
 
     @property
     def model_name(self) -> str:

@@ -15,6 +15,7 @@ from sagellm_common.contracts.sampling import SamplingOptions
 from sagellm_engine.backends.mock import MockRunner
 from sagellm_engine.core.config import EngineConfig, MockConfig
 from sagellm_engine.core.engine import EngineCore
+from sagellm_engine.transfer.lease import Message
 from sagellm_simulation.engine import SimEngine
 from sagellm_simulation.kernel import Kernel
 from sagellm_simulation.specs import H200_8B, EngineSpec
@@ -92,6 +93,12 @@ class Alone:
 
     def report(self, engine: SimEngine, report: EngineReport) -> None:
         """Nobody listens."""
+
+    def lease(self, engine: SimEngine, to: str, message: Message) -> None:
+        raise AssertionError("it is alone")
+
+    def lives(self, incarnation: str) -> bool:
+        return True
 
     def cache(self, engine: SimEngine, events: KvEvents) -> None:
         """Nobody listens."""

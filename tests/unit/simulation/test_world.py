@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from sagellm_common.contracts.engines import EngineRole
 from sagellm_common.contracts.slo import Slo
 from sagellm_simulation.network import NetworkFaults
 from sagellm_simulation.specs import MOCK, EngineSpec
@@ -48,7 +49,8 @@ def faulty(seed: int) -> tuple[World, Trace]:
         for number in range(chance.randrange(num_engines))  # one stays
     )
     scenario = Scenario(
-        engines=(ENGINE,) * num_engines,
+        engines=tuple(replace(ENGINE, role=role) for role in _roles(chance, num_engines)),
+        pd=chance.choice(["off", "threshold", "adaptive"]),
         queue=chance.choice(["fifo", "slo_aware", "fair", "adaptive", "hybrid"]),
         router=chance.choice(["predictive", "load_balanced", "random"]),
         num_gateways=chance.randrange(1, 3),
@@ -59,6 +61,14 @@ def faulty(seed: int) -> tuple[World, Trace]:
     )
     asked = requests(chance, 12, 6.0)
     return World(scenario, asked), asked
+
+
+def _roles(chance: random.Random, number: int) -> list[EngineRole]:
+    """All alike, or at least one that prefills and one that decodes."""
+    if chance.random() < 0.5:
+        return ["hybrid"] * number
+    rest: list[EngineRole] = [chance.choice(["hybrid", "prefill", "decode"]) for _ in range(number - 2)]
+    return ["prefill", "decode", *rest]
 
 
 def check(world: World, asked: Trace, result: Result) -> None:
@@ -77,6 +87,8 @@ def check(world: World, asked: Trace, result: Result) -> None:
         if engine.alive:
             pages = engine.batch.pages
             assert not engine.batch.running
+            assert engine.handoffs.num_open == 0, "leases are closed, and no read is waited for"
+            assert (pages.reserved, engine.batch.num_reserved) == (0, 0)
             assert pages.free + pages.cached == pages.total, "pages are conserved"
 
 
@@ -105,6 +117,45 @@ def test_a_seed_gives_the_same_run_bit_by_bit(seed: int) -> None:
     first, second = one.run(), two.run()
     assert first.ended == second.ended
     assert (first.messages, first.busy_s, one.assigned) == (second.messages, second.busy_s, two.assigned)
+
+
+def test_prompts_are_handed_over() -> None:
+    """Engines with roles: long prompts are prefilled on one side only, and the decoding side sends all tokens."""
+    chance = random.Random(7)
+    asked = requests(chance, 60, 15.0)
+    engines = tuple(replace(ENGINE, role=role) for role in ("prefill", "decode", "decode"))
+    scenario = Scenario(engines=engines, pd="threshold", router="load_balanced")
+    world = World(scenario, asked)
+    result = world.run()
+    check(world, asked, result)
+    assert all(item.phase == "finished" and item.epochs == 1 for item in result.ended)
+    apart = [record for record in result.records if record.decisions and record.decisions[-1].prefill]
+    assert len(apart) > 20
+    assert all(record.transfer_ms is not None for record in apart if (record.completion_tokens or 0) > 0)
+    prefilled = {name: engine.tokens_prefilled for name, engine in world.engines.items()}
+    long = sum(record.prompt_tokens for record in apart)
+    assert prefilled["e0"] >= long, "what was handed over was prefilled there"
+    assert sum(prefilled.values()) <= sum(item.prompt_tokens for item in asked.requests) + 16 * len(asked.requests)
+
+
+def test_a_hand_over_takes_as_long_as_its_bytes() -> None:
+    """A link a thousand times as slow is seen in the time to the first token, and in what is told of it."""
+    asked = requests(random.Random(2), 10, 1.0)
+    engines = tuple(replace(ENGINE, role=role, kv_bytes_per_token=100_000) for role in ("prefill", "decode"))
+    slow = tuple(replace(spec, link_bytes_per_s=1e8) for spec in engines)
+    fast, late = (
+        simulate(Scenario(engines=specs, pd="threshold", router="load_balanced"), asked) for specs in (engines, slow)
+    )
+    for quick, slow_one in zip(_transfers(fast), _transfers(late), strict=True):
+        tokens, quick_ms, slow_ms = quick[0], quick[1], slow_one[1]
+        assert quick_ms < 10.0
+        assert slow_ms >= (tokens % ENGINE.max_batch_tokens) * 100_000 / 1e8 * 1e3, "the last chunk at least"
+
+
+def _transfers(result: Result) -> list[tuple[int, float]]:
+    """Prompt tokens and time of each hand-over."""
+    found = [(record.prompt_tokens, record.transfer_ms) for record in result.records if record.outcome == "finished"]
+    return sorted((tokens, ms) for tokens, ms in found if ms is not None)
 
 
 def test_an_engine_that_dies_costs_a_moment_not_the_request() -> None:

@@ -40,6 +40,10 @@ Queue = Annotated[str | None, typer.Option("--queue", help="Queue policy, such a
 Router = Annotated[
     str | None, typer.Option("--router", help="Router, such as load_balanced or locality.", metavar="NAME")
 ]
+Roles = Annotated[
+    str | None,
+    typer.Option("--roles", help="Roles of the engines in turn: hybrid, prefill, decode.", metavar="ROLE,ROLE"),
+]
 PrefillDecode = Annotated[
     str | None,
     typer.Option("--pd", help="Prefill and decode on two engines: off, threshold or adaptive.", metavar="NAME"),

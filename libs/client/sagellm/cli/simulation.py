@@ -67,11 +67,12 @@ def run(asked: Asked, *, quiet: bool = False) -> list[Run]:
 
 
 def _run(asked: Asked, policy: str, trace: "Trace", engines: "Sequence[EngineSpec]", progress: Progress) -> Run:
-    router, _, queue = policy.partition("/")
+    router, queue, pd, *_ = [*policy.split("/"), "", ""]
     scenario = Scenario(
         engines=tuple(engines),
         router=router,
         queue=queue or "fifo",
+        pd=pd or "adaptive",
         slo=asked.slo,
         admission_slack=1.0 if asked.admission else None,
         seed=asked.seed,

@@ -1,7 +1,9 @@
 """What a stack consists of."""
 
 from dataclasses import dataclass, field
+from typing import get_args
 
+from sagellm_common.contracts.engines import EngineRole
 from sagellm_common.errors import InvalidArgument
 
 DEFAULT_PORT = 8000
@@ -13,7 +15,8 @@ class StackConfig:
     """One stack on this machine; None leaves a choice to the service's own default.
 
     `nats_url` None starts a nats-server as a child on a free loopback port. `port` None takes 8000 or the next free
-    one; a given port that is busy is an error. `env` goes to every service.
+    one; a given port that is busy is an error. `roles` are given to the engines in turn, and prefill and decode are
+    separated as `pd` says. `env` goes to every service.
     """
 
     model: str | None = None
@@ -23,6 +26,8 @@ class StackConfig:
     port: int | None = None
     queue: str | None = None
     router: str | None = None
+    roles: tuple[str, ...] = ()
+    pd: str | None = None
     nats_url: str | None = None
     deployment: str = "default"
     env: dict[str, str] = field(default_factory=dict)
@@ -30,5 +35,9 @@ class StackConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.engines <= MAX_ENGINES:
             raise InvalidArgument(f"engines: give 1 to {MAX_ENGINES}, not {self.engines}", param="engines")
+        for role in self.roles:
+            if role not in get_args(EngineRole):
+                known = ", ".join(get_args(EngineRole))
+                raise InvalidArgument(f"roles: there is no role {role!r}; known are {known}", param="roles")
         if self.port is not None and not 1 <= self.port <= 65535:
             raise InvalidArgument(f"port: give 1 to 65535, not {self.port}", param="port")

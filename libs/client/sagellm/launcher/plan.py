@@ -48,7 +48,7 @@ def make_plan(config: StackConfig, folder: Path, *, port: int, nats_port: int) -
         **config.env,
     }
     own = "" if config.nats_url is None else f"{socket.gethostname()}-{os.getpid()}-"
-    children += [_engine(config, common, f"{own}engine-{number}") for number in range(1, config.engines + 1)]
+    children += [_engine(config, common, f"{own}engine-", number) for number in range(1, config.engines + 1)]
     children.append(_gateway(config, common, f"{own}gateway", port))
     children.append(_scheduler(config, common, f"{own}scheduler"))
     name = f"{own}registry"
@@ -73,12 +73,15 @@ def _service(kind: str, name: str, env: Mapping[str, str]) -> ChildSpec:
     return ChildSpec(kind, name, (sys.executable, "-m", f"sagellm_{kind}"), env)
 
 
-def _engine(config: StackConfig, common: Mapping[str, str], name: str) -> ChildSpec:
+def _engine(config: StackConfig, common: Mapping[str, str], prefix: str, number: int) -> ChildSpec:
+    name = f"{prefix}{number}"
     env = {**engine_thread_env(usable_cores(), config.engines), **common, "SAGELLM_ENGINE_ID": name}
     if config.model is not None:
         env["SAGELLM_MODEL"] = config.model
     if config.backend is not None:
         env["SAGELLM_BACKEND"] = config.backend
+    if config.roles:
+        env["SAGELLM_ENGINE_ROLE"] = config.roles[(number - 1) % len(config.roles)]
     return _service("engine", name, env)
 
 
@@ -93,4 +96,6 @@ def _scheduler(config: StackConfig, common: Mapping[str, str], name: str) -> Chi
         env["SAGELLM_QUEUE_POLICY"] = config.queue
     if config.router is not None:
         env["SAGELLM_ROUTER"] = config.router
+    if config.pd is not None:
+        env["SAGELLM_PD_POLICY"] = config.pd
     return _service("scheduler", name, env)

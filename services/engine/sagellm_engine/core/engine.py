@@ -124,6 +124,11 @@ class EngineCore:
         self._append(seq, first.token_id, first.logprobs, now)
         return True
 
+    def take_outputs(self) -> list[TokenOutput]:
+        """Return the outputs that are there without a step, such as the first token of what was adopted."""
+        outputs, self._pending = self._pending, []
+        return outputs
+
     def cancel(self, key: RequestKey, now: float) -> bool:
         """End a request and free its pages at once; False if it is not open.
 

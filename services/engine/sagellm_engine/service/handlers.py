@@ -19,6 +19,7 @@ from sagellm_common.contracts.scheduling import GatewayHeartbeat
 from sagellm_common.errors import DeadlineExceeded, NotFound, Unavailable
 from sagellm_engine.core.types import EngineRequest, RequestKey
 from sagellm_engine.core.validation import validate_request
+from sagellm_engine.service.entries import Entry
 from sagellm_engine.service.frames import fitting
 from sagellm_engine.service.handoffs import Handoffs
 from sagellm_engine.service.lease_messages import VERBS, Wire
@@ -88,7 +89,7 @@ class Handlers:
         if request.deadline is not None and request.deadline <= now:
             raise DeadlineExceeded("the deadline was over before the engine got the request")
         if dispatch.decode_engine:
-            self._prefill(request, dispatch.decode_engine)
+            self._prefill(request, dispatch)
             return
         if self._handoffs is not None:
             self._handoffs.cancel(dispatch.request_id, None)  # an older epoch, which this one replaces
@@ -105,10 +106,12 @@ class Handlers:
         else:
             self._steps.submit(request)
 
-    def _prefill(self, request: EngineRequest, decode_engine: str) -> None:
+    def _prefill(self, request: EngineRequest, dispatch: Dispatch) -> None:
         if self._handoffs is None:
             raise Unavailable("this engine hands nothing over: set SAGELLM_KV_TRANSFER")
-        self._handoffs.give(request, decode_engine)
+        num_tokens = len(request.prompt_token_ids)
+        entry = Entry(request.key, dispatch.gateway_id, {}, num_tokens, RequestTrace(dispatch.model))
+        self._handoffs.give(request, dispatch.decode_engine, entry)
 
     async def cancel(self, request: CancelRequest, received: Received) -> CancelReply:
         """End a request, or refuse it when it comes."""

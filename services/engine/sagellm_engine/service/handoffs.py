@@ -15,14 +15,16 @@ from sagellm_common.bus import Bus
 from sagellm_common.contracts.handoff import LeaseAbort, LeaseOffer
 from sagellm_common.errors import SageError
 from sagellm_engine.core.types import EngineRequest, FinishReason, FirstToken, Held, RequestKey, TokenOutput
+from sagellm_engine.service.entries import Entry
 from sagellm_engine.service.lease_messages import VERBS, Wire, from_wire, kv_layout, kv_memory, to_wire
+from sagellm_engine.service.metrics import EngineMetrics
 from sagellm_engine.service.remembered import Remembered
 from sagellm_engine.service.state import EngineState
 from sagellm_engine.service.steps import StepThread
 from sagellm_engine.service.transfer import TransferThread
 from sagellm_engine.transfer.giving import GivingAction, GivingSide, Release, Send
 from sagellm_engine.transfer.layout import KvLayout, why_incompatible
-from sagellm_engine.transfer.lease import LeaseId, Offer, Ready, Refusal
+from sagellm_engine.transfer.lease import Ended, LeaseId, Offer, Ready, Refusal
 from sagellm_engine.transfer.reads import PageRead
 from sagellm_engine.transfer.taking import (
     Adopt,
@@ -40,9 +42,10 @@ KEEP_OFFERS_S = 1.0
 
 @dataclass(slots=True)
 class _Giving:
-    """A request that is prefilled for engine `to`; `lease` once it has pages."""
+    """A request that is prefilled for engine `to`; `lease` once it has pages. `entry` is there for its spans."""
 
     to: str
+    entry: Entry
     lease: LeaseId | None = None
 
 
@@ -62,8 +65,11 @@ class _Taking:
 class Handoffs:
     """Both sides of an engine's hand-offs."""
 
-    def __init__(self, bus: Bus, state: EngineState, steps: StepThread, transfer: TransferThread) -> None:
+    def __init__(
+        self, bus: Bus, state: EngineState, steps: StepThread, transfer: TransferThread, metrics: EngineMetrics
+    ) -> None:
         self._bus, self._state, self._steps, self._transfer = bus, state, steps, transfer
+        self._metrics = metrics
         self._memory = kv_memory(transfer.layout)
         state.reporter.num_expected = lambda: len(self._taking)
         steps.on_held, transfer.on_read_ended, transfer.on_recreated = self.held, self.read_ended, self.recreated
@@ -80,11 +86,11 @@ class Handoffs:
 
     # requests
 
-    def give(self, request: EngineRequest, to: str) -> None:
+    def give(self, request: EngineRequest, to: str, entry: Entry) -> None:
         """Prefill a request with `hold` and hand it over to engine `to`; a repetition changes nothing."""
         if request.key in self._giving:
             return
-        self._giving[request.key] = _Giving(to)
+        self._giving[request.key] = _Giving(to, entry)
         self._steps.submit(request)
 
     def take(self, request: EngineRequest, giver: str) -> None:
@@ -122,12 +128,15 @@ class Handoffs:
         if giving is None:
             return  # given up meanwhile, and its pages with it
         if giving.lease is None:
+            giving.entry.trace.admitted(0.0)
             giving.lease, actions = self._giving_side.offer(
                 *held.key, held.pages, giving.to, now, num_ready=held.num_ready if held.first is None else 0
             )
             self._do_giving(actions)
             if held.first is None:
                 return
+        if held.first is not None:
+            giving.entry.trace.started(giving.entry)
         self._do_giving(self._giving_side.progressed(giving.lease, held.num_ready, held.first, now))
 
     def failed(self, outputs: Iterable[TokenOutput]) -> None:
@@ -225,7 +234,8 @@ class Handoffs:
                 key = action.lease.request_id, action.lease.epoch
                 self._giving.pop(key, None)
                 self._steps.release_held(key)
-                log.debug("lease_ended", request_id=key[0], how=action.ended.name)
+                if action.ended is Ended.VALID:
+                    self._metrics.handed_over("given")
             else:
                 self._send(action)
         if self._is_read != bool(len(self._giving_side)):
@@ -243,6 +253,7 @@ class Handoffs:
                     self._adopt(action)
                 case Recompute(key, reason):
                     log.warning("handoff_failed", request_id=key[0], reason=reason)
+                    self._metrics.handed_over("recomputed")
                     self._steps.submit(self._taking.pop(key).request)
                 case FreePages(pages):
                     self._steps.free_reserved(pages)
@@ -257,10 +268,14 @@ class Handoffs:
     def _adopt(self, action: Adopt) -> None:
         taking = self._taking.pop(action.request)
         assert isinstance(action.first, FirstToken)  # a valid lease ends with it
+        self._metrics.handed_over("taken")
         entry = self._state.ledger.entry(action.request)
         if entry is not None and taking.complete_at is not None:
+            seconds = time.monotonic() - taking.complete_at
+            self._metrics.transferred(seconds)
+            entry.trace.transferred(entry, seconds)
             for choice in entry.choices.values():
-                choice.transfer_ms = round((time.monotonic() - taking.complete_at) * 1e3, 3)
+                choice.transfer_ms = round(seconds * 1e3, 3)
         self._steps.adopt(taking.request, action.pages, action.first)
 
     def _send(self, send: Send) -> None:

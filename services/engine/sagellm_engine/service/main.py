@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 async def serve(settings: EngineSettings, stop: asyncio.Event) -> None:
     """Run one engine until `stop` is set; raises a SageError if it cannot start or its step loop dies."""
+    if settings.warning:
+        log.warning("no_transfer", reason=settings.warning)
     async with AsyncExitStack() as stack:
         bus = await Bus.connect(settings, f"engine {settings.engine_id}")
         stack.push_async_callback(bus.close)

@@ -1,5 +1,7 @@
 """Prometheus metrics of an engine, also under the names of vLLM's public contract."""
 
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sagellm_common.telemetry.metrics import alias
@@ -8,6 +10,8 @@ from sagellm_engine.service.entries import Entry
 
 STEP_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 TOKEN_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+Outcome = Literal["given", "taken", "recomputed"]
 
 VLLM_NAMES = {
     "sagellm_engine_requests_running": "vllm:num_requests_running",
@@ -48,6 +52,16 @@ class EngineMetrics:
         self._generation_tokens = counter("generation_tokens", "Generated tokens.")
         self._step_tokens = histogram("step_tokens", "Tokens computed in a step.", TOKEN_BUCKETS)
         self._step_seconds = histogram("step_seconds", "Duration of a step.", STEP_BUCKETS_S)
+        self._handoffs = Counter(
+            "sagellm_engine_handoffs",
+            "Prompts handed over between engines: given away, taken, or prefilled here after all.",
+            ["model_name", "outcome"],
+            registry=own,
+        )
+        self._model_name = model_name
+        self._transfer_seconds = histogram(
+            "transfer_seconds", "From a prompt's last page to all of it here.", STEP_BUCKETS_S
+        )
         self.registry = alias(own, VLLM_NAMES)
 
     def step(self, output: StepOutput) -> None:
@@ -65,6 +79,14 @@ class EngineMetrics:
         self._prompt_tokens.inc(entry.num_prompt_tokens)
         self._queries.inc(entry.num_prompt_tokens)
         self._hits.inc(max(choice.cached_tokens for choice in entry.choices.values()))
+
+    def handed_over(self, outcome: Outcome) -> None:
+        """Count the end of a hand-off."""
+        self._handoffs.labels(self._model_name, outcome).inc()
+
+    def transferred(self, seconds: float) -> None:
+        """Note how long a hand-off has taken."""
+        self._transfer_seconds.observe(seconds)
 
     def gauges(self, gauges: EngineGauges) -> None:
         """Show the state between two steps."""

@@ -53,7 +53,7 @@ class RunningEngine:
             max_open_choices=settings.max_num_seqs + settings.max_waiting,
             gateway_timeout_s=settings.gateway_timeout_s,
         )
-        self._handoffs = None if transfer is None else Handoffs(bus, self._state, steps, transfer)
+        self._handoffs = None if transfer is None else Handoffs(bus, self._state, steps, transfer, self._metrics)
         self._edge = EngineEdge(bus, self._state, steps, made, self._metrics, self._handoffs)
         self._tasks: list[asyncio.Task[None]] = []
         self._micro: MicroService | None = None

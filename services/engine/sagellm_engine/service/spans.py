@@ -1,4 +1,4 @@
-"""Spans of a request in the engine: queue, prefill, decode, as children of the gateway's dispatch."""
+"""Spans of a request in the engine: queue, prefill, transfer, decode, as children of the gateway's dispatch."""
 
 import time
 from dataclasses import dataclass, field
@@ -34,6 +34,11 @@ class RequestTrace:
         if self.admitted_ns is not None:
             self._span("engine.queue", entry, self.received_ns, self.admitted_ns)
             self._span("engine.prefill", entry, self.admitted_ns, self.first_token_ns)
+
+    def transferred(self, entry: Entry, seconds: float) -> None:
+        """What another engine has prefilled is here; it took so long from its last page on."""
+        now = time.time_ns()
+        self._span("engine.transfer", entry, now - int(seconds * 1e9), now)
 
     def ended(self, entry: Entry) -> None:
         """The last choice has ended; a fault is shown on the span of the phase that it ended."""

@@ -82,7 +82,7 @@ class StepThread:
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._slots = threading.Semaphore(STEPS_AHEAD)
         self._stopping = False
-        self._refused: list[TokenOutput] = []
+        self._outputs: list[TokenOutput] = []
         self._pages_changed = False
         self._gauges_at = 0.0
         self._loaded: asyncio.Future[Loaded] = self._loop.create_future()
@@ -172,9 +172,9 @@ class StepThread:
             self._wait_for_command(core)
         while not self._commands.empty():
             self._commands.get()(core, time.monotonic())
-        if self._refused or (self._pages_changed and not core.has_work()):
-            refused, self._refused = self._refused, []
-            self._emit(core, StepOutput(refused))
+        if self._outputs or (self._pages_changed and not core.has_work()):
+            outputs, self._outputs = self._outputs, []
+            self._emit(core, StepOutput(outputs))
         self._pages_changed = False
 
     def _wait_for_command(self, core: EngineCore) -> None:
@@ -197,6 +197,7 @@ class StepThread:
     ) -> None:
         try:
             core.adopt(request, pages, first, now)
+            self._outputs += core.take_outputs()  # now, not with the next step
         except Exception as error:  # as above
             self._failed_to_begin(request, error)
 
@@ -206,7 +207,7 @@ class StepThread:
         self._refuse(request, FinishReason.ERROR, as_sage_error(error))
 
     def _refuse(self, request: EngineRequest, finish: FinishReason, error: SageError | None) -> None:
-        self._refused += [
+        self._outputs += [
             TokenOutput(request.key, choice, first, (), None, finish, error)
             for choice, first in first_indexes(request).items()
         ]

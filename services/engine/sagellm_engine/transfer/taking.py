@@ -180,6 +180,10 @@ class TakingSide:
         self._heal(handle)
         return self._drain()
 
+    def requests(self) -> list[Request]:
+        """Return the requests that wait for their hand-offs."""
+        return [*self._expected, *((name.request_id, name.epoch) for name in self._leases)]
+
     def waits_for(self, request: Request) -> bool:
         """Whether a request still waits for its hand-off."""
         return request in self._expected or any((name.request_id, name.epoch) == request for name in self._leases)

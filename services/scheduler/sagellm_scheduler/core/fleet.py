@@ -84,7 +84,8 @@ class Fleet:
             slots = self.slots(model)
             loads = self.columns.loads.at(slots)
             loads.age = np.maximum(0.0, now - loads.age)
-            loads.prefill_share = _means(loads.prefill_share, self.columns.role[slots])
+            if not self.columns.handoff[slots].any():  # else engines come to prefill more and less than others
+                loads.prefill_share = np.full(len(slots), loads.prefill_share.mean() if len(slots) else 0.0)
             cached = self.kv.overlap(work.blocks, slots) * self._config.block_tokens
             self._outlook = key, Outlook(slots, loads, cached, self.performance.forecast(loads, work, cached))
         return self._outlook[1]
@@ -253,13 +254,6 @@ class Fleet:
         del self._engines[engine.engine_id], self._by_slot[engine.slot]
         self.columns.give_back(engine.slot)
         self.kv.forget(engine.slot)
-
-
-def _means(figures: NDArray[np.float64], role: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return for each engine the mean of those that have its role, shape [n]."""
-    sums, counts = np.bincount(role, figures, minlength=len(Role)), np.bincount(role, minlength=len(Role))
-    means: NDArray[np.float64] = (sums / np.maximum(1, counts))[role]
-    return means
 
 
 def _is_overtaken(engine: Engine, report: EngineReport) -> bool:

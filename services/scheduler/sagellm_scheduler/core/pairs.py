@@ -63,14 +63,18 @@ def _harms(demand: Demand, forecast: Forecast) -> tuple[Figures, Figures]:
     limit_ms, answer = demand.slo.itl_ms, demand.answer
     there = forecast.first_s + forecast.others * forecast.own_s
     grown = np.maximum(0.0, forecast.per_s - forecast.per_before_s)
-    here = answer * forecast.per_s + forecast.others * answer * grown
+    here = answer * forecast.per_s + 0.5 * forecast.others * answer * grown
     if limit_ms is not None:
         limit_s = limit_ms / 1e3
         there = there + PRICE_OF_A_MISS_S * forecast.others_harmed(limit_s, forecast.per_stalled_s)
-        here = here + PRICE_OF_A_MISS_S * (
-            1.0 - forecast.per_within(limit_s) + forecast.others_harmed(limit_s, forecast.per_s)
-        )
+        missed = 1.0 - forecast.per_within(limit_s) + forecast.others_harmed(limit_s, _beside(forecast))
+        here = here + PRICE_OF_A_MISS_S * missed
     return there, here
+
+
+def _beside(forecast: Forecast) -> Figures:
+    """What those that run there have from token to token if a request is decoded beside half of their answers."""
+    return 0.5 * (forecast.per_before_s + forecast.per_s)
 
 
 def _cheapest(there: Figures, givers: Mask, here: Figures, takers: Mask) -> tuple[float, int, int] | None:
@@ -111,7 +115,7 @@ def _pair(
             added_s=first_s
             + demand.answer * per_s
             + others_there * float(forecast.own_s[there])
-            + others_here * demand.answer * grown_s,
+            + 0.5 * others_here * demand.answer * grown_s,
         ),
         transfer_s,
         transfers.raw_s(num_bytes),
@@ -128,7 +132,7 @@ def _missed(there: int, here: int, first_s: float, demand: Demand, forecast: For
         limit_s = slo.itl_ms / 1e3
         met *= float(forecast.per_within(limit_s)[here])
         others += float(forecast.others_harmed(limit_s, forecast.per_stalled_s)[there])
-        others += float(forecast.others_harmed(limit_s, forecast.per_s)[here])
+        others += float(forecast.others_harmed(limit_s, _beside(forecast))[here])
     if slo.deadline_ms is not None:
         left_s = slo.deadline_ms / 1e3 - demand.waited_s - first_s
         met *= float(forecast.per_s[here]) * demand.answer <= left_s

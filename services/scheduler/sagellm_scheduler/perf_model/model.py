@@ -30,7 +30,7 @@ class Forecast:
     `first_s`: from the assignment to the first token. `per_s`: mean from token to token. The spreads are standard
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
     come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
-    its prompt included, over the half of an answer that they have still to come; `per_stalled_s`: with its prompt
+    its prompt included, in the mean of answers of which half is still to come; `per_stalled_s`: with its prompt
     alone. `own_s`: of computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until
     what waits there is prefilled.
 
@@ -123,15 +123,16 @@ class PerformanceModel:
         first_s = first_offset + first_factor * times.first
         per_s = per_offset + per_own * raw_per + per_fleet * fleet
         per_before_s = per_offset + per_own * raw_before + per_fleet * fleet
-        delay = loads.sequences * times.own + loads.sequences * work.answer * np.maximum(0.0, per_s - per_before_s)
+        grown = np.maximum(0.0, per_s - per_before_s)
+        delay = loads.sequences * (times.own + 0.5 * work.answer * grown)  # half of their answers are still to come
         return Forecast(
             first_s=first_s,
             first_spread=first_spread,
             per_s=per_s,
             per_spread=per_spread,
             per_before_s=per_before_s,
-            per_others_s=per_s + 2.0 * times.own / work.answer,
-            per_stalled_s=per_before_s + 2.0 * times.own / work.answer,
+            per_others_s=per_before_s + 0.5 * grown + times.own / work.answer,
+            per_stalled_s=per_before_s + times.own / work.answer,
             own_s=times.own,
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,

@@ -14,11 +14,12 @@ def simulate(
         typer.Option("--trace", help="Azure's or BurstGPT's CSV, or Mooncake's JSON lines. (default: made-up chats)"),
     ] = None,
     engines: Annotated[
-        str, typer.Option("--engines", "-n", help="COUNT*KIND, several with commas; KIND may be a JSON file.")
+        str,
+        typer.Option("--engines", "-n", help="COUNT*KIND[:ROLE], several with commas; KIND may be a JSON file."),
     ] = "4*h200-8b",
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", help="ROUTER or ROUTER/QUEUE; several to compare them.", metavar="NAME"),
+        typer.Option("--policy", help="ROUTER, ROUTER/QUEUE or ROUTER/QUEUE/PD; several to compare.", metavar="NAME"),
     ] = None,
     rate: Annotated[
         float | None, typer.Option("--rate", min=0.001, help="Requests a second. (default: the trace's)")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sagellm.cli.options import Backend, Engines, Host, Model, Port, Queue, Router
+from sagellm.cli.options import Backend, Engines, Host, Model, Port, PrefillDecode, Queue, Roles, Router
 
 
 def up(
@@ -15,6 +15,8 @@ def up(
     port: Port = None,
     queue: Queue = None,
     router: Router = None,
+    roles: Roles = None,
+    pd: PrefillDecode = None,
     demo: Annotated[bool, typer.Option("--demo", help="Ask the model for something once it is up.")] = False,
 ) -> None:
     """Start everything in the foreground; Ctrl-C stops it.
@@ -30,6 +32,8 @@ def up(
       sagellm up -m Qwen/Qwen3-0.6B -p 9000   another model, another port
 
       sagellm up -n 4 --backend mock          four engines without weights
+
+      sagellm up -n 2 --roles prefill,decode  prefill on one, decode on the other
     """
     import asyncio
     import os
@@ -45,6 +49,8 @@ def up(
         port=port,
         queue=queue,
         router=router,
+        roles=tuple(roles.split(",")) if roles else (),
+        pd=pd,
         nats_url=os.environ.get("SAGELLM_NATS_URL") or None,
         deployment=os.environ.get("SAGELLM_DEPLOYMENT") or "default",
     )

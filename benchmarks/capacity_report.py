@@ -1,0 +1,120 @@
+"""What fleets bear within their SLOs, as a table and a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.capacity import ATTAINMENT, FLEETS, OURS, OVERLOAD, REQUESTS, SPLIT, WEAK
+from benchmarks.engine_sections import table
+
+STATIC_NOTE = "PD by threshold, roles"
+
+
+def by_cell(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows by cell and policy."""
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        cells.setdefault(row["cell"], {})[row["policy"]] = row
+    return cells
+
+
+def figures(result: dict[str, Any]) -> dict[str, Any]:
+    """What the goals are held to.
+
+    `least_of_best`: ours over the best static choice, least of all cells. `traces_over_weak`: traces on which ours
+    bears at least 1.3 times what each weak policy does, in the mean of their cells. `gap_closed`: of the gap between
+    the best static choice and the bound, mean. `overload`: goodput at 1.5 times our capacity over goodput there, least.
+    """
+    cells = by_cell(result)
+    ratios, gaps, over = [], [], []
+    weak: dict[str, list[float]] = {}
+    for rows in cells.values():
+        ours = rows[OURS]
+        best = max(row["goodput"] for name, row in rows.items() if name != OURS)
+        ratios.append(ours["goodput"] / best)
+        gaps.append((ours["goodput"] - best) / max(1e-9, ours["bound"] - best))
+        over.append(ours["overload"]["goodput"] / ours["goodput"])
+        weak.setdefault(ours["trace"], []).append(ours["goodput"] / max(rows[name]["goodput"] for name in WEAK))
+    means = {trace: sum(values) / len(values) for trace, values in weak.items()}
+    return {
+        "least_of_best": min(ratios),
+        "mean_of_best": sum(ratios) / len(ratios),
+        "traces_over_weak": sum(mean >= 1.3 for mean in means.values()),
+        "over_weak": means,
+        "gap_closed": sum(gaps) / len(gaps),
+        "overload": min(over),
+    }
+
+
+def section(result: dict[str, Any]) -> list[str]:
+    """Tables and text."""
+    cells, found = by_cell(result), figures(result)
+    policies = list(next(iter(cells.values())))
+    loads: list[list[object]] = []
+    times: list[list[object]] = []
+    for cell, rows in cells.items():
+        best = max(row["goodput"] for row in rows.values())
+        loads.append(
+            [cell, f"{next(iter(rows.values()))['bound']:.1f}", *(_load(rows[name], best) for name in policies)]
+        )
+        times += [_times(cell, rows[name]) for name in policies]
+    weak = ", ".join(f"{trace} {ratio:.2f}" for trace, ratio in found["over_weak"].items())
+    return [
+        "## Load that fleets bear within their SLOs, simulated",
+        f"The first {REQUESTS:,} requests of Azure's conversation and code traces and of Mooncake's synthetic one, "
+        f"their arrivals squeezed until fewer than {ATTAINMENT:.0%} meet both SLOs (time to the first token / mean "
+        f"time from token to token). Fleets: {', '.join(FLEETS)} (H200 and H100 with an 8B model, by the limits of the "
+        f"hardware, not measured); with roles: {', '.join(SPLIT.values())}. Requests a second that were in time, at "
+        "the highest such load; the bound is what the engines' time models allow without queueing and with a perfect "
+        "cache. The grid is written down in `benchmarks/capacity.py`; `python -m benchmarks.capacity --traces FOLDER` "
+        "runs it.",
+        "![load borne by policy](images/capacity.svg)",
+        table(["trace, fleet, SLOs", "bound", *policies], loads),
+        f"Ours over the best static choice: {found['least_of_best']:.2f} at least, {found['mean_of_best']:.2f} in the "
+        f"mean; over the best of {', '.join(WEAK)}: {weak}. Of the gap between the best static choice and the bound it "
+        f"closes {found['gap_closed']:.0%} in the mean. At {OVERLOAD:g} times its capacity, refusing whom it expects "
+        f"to be late, it serves {found['overload']:.2f} of it in time at least.",
+        "<details><summary>times at that load, and at 1.5 times it with admission</summary>\n",
+        table(
+            ["cell", "policy", "TTFT p50 / p99, ms", "ITL p50 / p99, ms", "use", "in time at 1.5 times, of capacity"],
+            times,
+        ),
+        "\n</details>",
+    ]
+
+
+def _load(row: dict[str, Any], best: float) -> str:
+    text = f"{row['goodput']:.1f}"
+    return f"**{text}**" if row["goodput"] == best else text
+
+
+def _times(cell: str, row: dict[str, Any]) -> list[object]:
+    at = row["at_capacity"]
+    return [
+        cell,
+        row["policy"],
+        f"{1e3 * at['ttft_p50']:,.0f} / {1e3 * at['ttft_p99']:,.0f}",
+        f"{1e3 * at['itl_p50']:.1f} / {1e3 * at['itl_p99']:.1f}",
+        f"{at['utilisation']:.0%}",
+        f"{row['overload']['goodput'] / row['goodput']:.2f}",
+    ]
+
+
+def draw(result: dict[str, Any], folder: Path) -> None:
+    """Bars of each policy's load over the bound, by cell."""
+    from matplotlib.figure import Figure
+
+    cells = by_cell(result)
+    policies = list(next(iter(cells.values())))
+    figure = Figure(figsize=(11, 1.0 + 0.75 * len(cells)), layout="constrained")
+    axis = figure.subplots()
+    height = 0.8 / len(policies)
+    for number, name in enumerate(policies):
+        shares = [rows[name]["goodput"] / rows[name]["bound"] for rows in cells.values()]
+        places = [place + number * height for place in range(len(cells))]
+        colour = "tab:green" if name == OURS else f"{0.8 - 0.1 * number:.1f}"
+        axis.barh(places, shares, height, label=name, color=colour)
+    axis.set_yticks([place + 0.4 - height / 2 for place in range(len(cells))], list(cells))
+    axis.invert_yaxis()
+    axis.set(xlabel="requests in time, of the bound", xlim=(0, 1))
+    axis.legend(loc="lower right")
+    figure.savefig(folder / "capacity.svg", metadata={"Date": None})

@@ -1,0 +1,64 @@
+"""The capacity bound: no simulated fleet exceeds it, and a loaded one comes near."""
+
+import random
+
+import pytest
+
+from sagellm_common.contracts.slo import Slo
+from sagellm_scheduler.perf_model.capacity import answers_per_s, prefills_per_s, requests_per_s
+from sagellm_simulation.bound import bound, limits_of, mix_of
+from sagellm_simulation.report import summarise
+from sagellm_simulation.specs import H100_8B, H200_8B
+from sagellm_simulation.trace import Trace, TraceRequest
+from sagellm_simulation.world import Scenario, simulate
+
+
+def equal_requests(count: int, prompt: int, output: int, blocks: tuple[int, ...] = ()) -> Trace:
+    chance, at, requests = random.Random(1), 0.0, []
+    for number in range(count):
+        at += chance.expovariate(1.0)
+        requests.append(
+            TraceRequest(request_id=f"r{number}", at=at, prompt_tokens=prompt, output_tokens=output, blocks=blocks)
+        )
+    return Trace("equal", requests)
+
+
+def test_a_prefix_counts_once() -> None:
+    """With the same first two blocks in all prompts, only the first request has them to compute."""
+    mix = mix_of(equal_requests(10, 2000, 100, blocks=(1, 2)))
+    assert mix.new == pytest.approx(2000 - 0.9 * 1024)
+    assert mix.context == 2050
+
+
+@pytest.mark.parametrize(("prompt", "output"), [(200, 100), (1000, 100), (4000, 50)])
+def test_no_load_above_the_bound_is_borne(prompt: int, output: int) -> None:
+    """Well below it all are in time, somewhat above it hardly any; both times matter."""
+    trace, itl_s = equal_requests(3000, prompt, output), 0.02
+    limit = bound([H200_8B], trace, itl_s)
+    slo = Slo(ttft_ms=2000.0, itl_ms=1e3 * itl_s)
+    shares = [
+        summarise(simulate(Scenario(engines=(H200_8B,), slo=slo), trace.at_rate(part * limit)), slo).attainment
+        for part in (0.35, 1.2)
+    ]
+    assert shares[0] > 0.95
+    assert shares[1] < 0.6
+
+
+def test_a_looser_slo_and_a_faster_engine_bear_more() -> None:
+    """And where no step is short enough, nothing is borne."""
+    mix = mix_of(equal_requests(10, 1000, 200))
+    one, other = limits_of(H200_8B), limits_of(H100_8B)
+    assert requests_per_s([one], mix, 0.006) < requests_per_s([one], mix, 0.02)
+    assert requests_per_s([other], mix, 0.03) < requests_per_s([one], mix, 0.03)
+    assert requests_per_s([one], mix, 0.001) == pytest.approx(0.0, abs=1e-5), "shorter than a step"
+
+
+def test_time_is_split_between_prompts_and_answers() -> None:
+    """One engine serves as many as both parts of its time allow together; a mixed fleet more than its engines alone."""
+    mix = mix_of(equal_requests(10, 1000, 200))
+    one, other = limits_of(H200_8B), limits_of(H100_8B)
+    apart = 1.0 / (1.0 / prefills_per_s(one, mix) + 1.0 / answers_per_s(one, mix, 0.02))
+    assert requests_per_s([one], mix, 0.02) == pytest.approx(apart, rel=1e-4)
+    assert requests_per_s([one] * 3, mix, 0.02) == pytest.approx(3 * apart, rel=1e-4)
+    mixed = requests_per_s([one, other], mix, 0.02)
+    assert mixed >= requests_per_s([one], mix, 0.02) + requests_per_s([other], mix, 0.02) - 1e-3
