@@ -84,10 +84,12 @@ class Fleet:
             slots = self.slots(model)
             loads = self.columns.loads.at(slots)
             loads.age = np.maximum(0.0, now - loads.age)
-            if not self.columns.handoff[slots].any():  # else engines come to prefill more and less than others
-                loads.prefill_share = np.full(len(slots), loads.prefill_share.mean() if len(slots) else 0.0)
+            is_even = not self.columns.handoff[slots].any()  # else some come to prefill more than others
+            if is_even and len(slots):
+                loads.prefill_share = np.full(len(slots), loads.prefill_share.mean())
             cached = self.kv.overlap(work.blocks, slots) * self._config.block_tokens
-            self._outlook = key, Outlook(slots, loads, cached, self.performance.forecast(loads, work, cached))
+            forecast = self.performance.forecast(loads, work, cached, is_even=is_even)
+            self._outlook = key, Outlook(slots, loads, cached, forecast)
         return self._outlook[1]
 
     def longest_context(self, model: str) -> int | None:

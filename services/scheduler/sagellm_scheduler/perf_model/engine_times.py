@@ -16,7 +16,7 @@ from sagellm_scheduler.perf_model.steps import (
     table,
 )
 
-SHARE_MEMORY_S = 10.0
+SHARE_MEMORY_S = 5.0
 LEARN_EVERY_S = 0.5
 MOST_PENDING = 64
 

@@ -35,7 +35,7 @@ class Forecast:
     what waits there is prefilled.
 
     The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
-    engines.
+    engines where they are even.
     """
 
     first_s: Vector
@@ -50,7 +50,7 @@ class Forecast:
     others: Vector
     raw_first_s: Vector
     raw_per_s: Vector
-    raw_fleet_s: float
+    raw_fleet_s: Vector
     alone_s: Vector
     backlog_s: Vector
 
@@ -114,12 +114,15 @@ class PerformanceModel:
         self._per[number].observe((raw_s, fleet_s), measured_s)
         self._lines[number, 3:] = self._per[number].line
 
-    def forecast(self, loads: Loads, work: Work, cached: Vector) -> Forecast:
-        """Return what a request would see on each engine, of which `cached` [n] tokens are in its cache."""
+    def forecast(self, loads: Loads, work: Work, cached: Vector, *, is_even: bool = True) -> Forecast:
+        """Return what a request would see on each engine, of which `cached` [n] tokens are in its cache.
+
+        `is_even`: all engines come to do the same in the long run; else what one does now tells most about it.
+        """
         times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context)
         raw_before, raw_per = per_token(loads, work.context + work.answer / 2)
         first_offset, first_factor, first_spread, per_offset, per_own, per_fleet, per_spread = self._lines[loads.kind].T
-        fleet = float(raw_per.mean()) if len(raw_per) else 0.0
+        fleet = np.full_like(raw_per, raw_per.mean()) if is_even and len(raw_per) else raw_per
         first_s = first_offset + first_factor * times.first
         per_s = per_offset + per_own * raw_per + per_fleet * fleet
         per_before_s = per_offset + per_own * raw_before + per_fleet * fleet
