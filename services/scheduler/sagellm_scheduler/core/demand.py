@@ -15,7 +15,8 @@ Figures = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A request that is to be placed `now`: its KV tokens and answer as expected, how long it has waited, its SLO."""
+    """A request that is to be placed `now`: its KV tokens and answer as expected, how long it has waited, its SLO; and
+    the answer that is `typical` of its model."""
 
     submit: Submit
     kv_tokens: int
@@ -23,11 +24,12 @@ class Demand:
     waited_s: float
     slo: Slo
     now: float
+    typical: float = 256.0
 
     @property
     def work(self) -> Work:
         """What it asks of an engine."""
-        return Work(float(context_tokens(self.submit)), self.answer, self.submit.block_hashes)
+        return Work(float(context_tokens(self.submit)), self.answer, self.submit.block_hashes, self.typical)
 
 
 def effective(stated: Slo, default: Slo) -> Slo:

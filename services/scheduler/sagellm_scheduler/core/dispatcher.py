@@ -94,6 +94,7 @@ class Dispatcher:
             waited_s=waited_s,
             slo=effective(submit.slo, self.config.default_slo),
             now=now,
+            typical=self._lengths.typical(submit.model),
         )
 
     def prospect(self, submit: Submit, now: float) -> Prospect | None:

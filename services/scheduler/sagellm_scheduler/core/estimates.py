@@ -48,6 +48,10 @@ class AnswerLengths:
         """Return the tokens that an answer is expected to have."""
         return max(1.0, min(submit.max_tokens, self._mean.get(submit.model, FIRST_GUESS_TOKENS)))
 
+    def typical(self, model: str) -> float:
+        """Return the mean tokens of an answer of a model."""
+        return max(1.0, self._mean.get(model, FIRST_GUESS_TOKENS))
+
     def kv_tokens(self, submit: Submit) -> int:
         """Return the KV tokens that a request is expected to need: its prompt once, an answer per choice."""
         return context_tokens(submit) + int(num_seqs(submit) * self.answer(submit))

@@ -87,6 +87,7 @@ class Fleet:
             is_even = not self.columns.handoff[slots].any()  # else some come to prefill more than others
             if is_even and len(slots):
                 loads.prefill_share = np.full(len(slots), loads.prefill_share.mean())
+                loads.stalls = np.full(len(slots), loads.stalls.mean())
             cached = self.kv.overlap(work.blocks, slots) * self._config.block_tokens
             forecast = self.performance.forecast(loads, work, cached, is_even=is_even)
             self._outlook = key, Outlook(slots, loads, cached, forecast)
@@ -239,6 +240,7 @@ class Fleet:
         loads.age[slot] = engine.since if engine.heard_at is None else engine.heard_at
         loads.budget[slot] = engine.registration.max_batch_tokens
         loads.prefill_share[slot] = engine.times.prefill_share
+        loads.stalls[slot] = engine.times.stalls_per_s
 
     def _made(self, registration: EngineRegistration, now: float) -> Engine:
         times = self.performance.engine(registration.kind)

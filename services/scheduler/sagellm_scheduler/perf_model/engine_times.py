@@ -25,7 +25,8 @@ class EngineTimes:
     """Step times of one engine: its own samples, and behind them what is known of its kind.
 
     `coefficients` [6] are seconds per feature (see `steps.features`), `prefill_share` is the share of the last ten
-    seconds or so that went into prefill: what decoding sequences will lose to the prompts of others.
+    seconds or so that went into prefill: what decoding sequences will lose to the prompts of others, in so many steps
+    a second, `stalls_per_s`.
     """
 
     def __init__(self, kind: KindTimes) -> None:
@@ -35,6 +36,7 @@ class EngineTimes:
         self._pending: list[StepSample] = []
         self._learnt_at: float | None = None
         self.prefill_share = 0.0
+        self.stalls_per_s = 0.0
 
     @property
     def coefficients(self) -> Vector:
@@ -94,3 +96,5 @@ class EngineTimes:
         seconds = float(np.maximum(self.predict(samples) - self.predict(without), 0.0).sum())
         kept = np.exp(-elapsed_s / SHARE_MEMORY_S)
         self.prefill_share = float(kept * self.prefill_share + (1 - kept) * min(1.0, seconds / elapsed_s))
+        stalls = float((samples[:, PREFILL] > 0).sum()) / elapsed_s
+        self.stalls_per_s = float(kept * self.stalls_per_s + (1 - kept) * stalls)

@@ -19,7 +19,8 @@ class Loads:
     `kind` numbers the kinds of engines. `decoding`: sequences that decode now. `sequences`: all that it has or will
     have, those still to be prefilled included. `context`: tokens of all their contexts. `backlog`: prefill tokens to be
     computed before the request, those of `prompts` prompts; so many of them as are not `unseen` were reported `age`
-    seconds ago. `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill.
+    seconds ago. `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill, in `stalls` steps
+    a second.
     """
 
     coefficients: Matrix
@@ -34,6 +35,7 @@ class Loads:
     prompts: Vector
     budget: Vector
     prefill_share: Vector
+    stalls: Vector
 
     @classmethod
     def zeros(cls, capacity: int) -> Self:
@@ -107,13 +109,41 @@ def prefill_rate(loads: Loads) -> Vector:
     return np.asarray(room / np.maximum(1e-9, beside + prefill * room + per_over * over))
 
 
-def per_token(loads: Loads, context: float) -> tuple[Vector, Vector]:
-    """Mean seconds from token to token: as things are, and with one more sequence of so many tokens; shape [n] each."""
+@dataclass(frozen=True, slots=True)
+class TokenTimes:
+    """Seconds from token to token on each of n engines, shape [n] each.
+
+    `before`: mean as things are, `after`: with one more sequence; `step`: of that, a step without prompts. The rest are
+    steps with prompts of others, `stalls` a second, which take `stall` longer.
+    """
+
+    before: Vector
+    after: Vector
+    step: Vector
+    stalls: Vector
+    stall: Vector
+
+
+def token_times(loads: Loads, context: float) -> TokenTimes:
+    """Predict for one more sequence of so many tokens."""
     base, _, decode, per_context, _, per_over = loads.coefficients.T
     over = np.maximum(0.0, loads.sequences - loads.knee)
     more = np.maximum(0.0, loads.sequences + 1 - loads.knee)
     step = base + decode * loads.sequences + per_context * loads.context
     left = 1.0 - np.minimum(loads.prefill_share, MOST_SHARE)
-    before = (step + per_over * over) / left
-    after = (step + decode + per_context * context + per_over * more) / left
-    return before, after
+    alone = step + decode + per_context * context + per_over * more
+    stall = np.where(loads.stalls > 0.0, loads.prefill_share / np.maximum(loads.stalls, 1e-9), 0.0)
+    return TokenTimes((step + per_over * over) / left, alone / left, alone, loads.stalls, stall)
+
+
+def few_enough(most: Vector, mean: Vector) -> Vector:
+    """Probability [n] of at most so many events where a Poisson distribution has a mean: 0 below 0.
+
+    By Wilson and Hilferty's normal approximation to the chi-squared distribution (1931), the normal by its logistic
+    likeness; exact for none.
+    """
+    count = np.floor(most) + 1.0
+    ninth = 1.0 / (9.0 * np.maximum(count, 1.0))
+    distance = (np.cbrt(mean / np.maximum(count, 1.0)) - (1.0 - ninth)) / np.sqrt(ninth)
+    likely = 1.0 / (1.0 + np.exp(np.clip(1.702 * distance, -50.0, 50.0)))
+    return np.where(count < 1.0, 0.0, np.where(count == 1.0, np.exp(-mean), likely))

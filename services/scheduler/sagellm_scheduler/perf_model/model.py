@@ -6,21 +6,26 @@ import numpy as np
 
 from sagellm_scheduler.perf_model.calibration import Calibration
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, per_token, prompt_times
+from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_times, token_times
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.regression import Vector
+
+
+POINTS = ((-(3.0**0.5), 1 / 6), (0.0, 2 / 3), (3.0**0.5, 1 / 6))
+"""Gauss and Hermite's three points of a normal distribution, in standard deviations, and their weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a request asks of an engine: tokens of its prompt, and of the answer that is expected.
 
-    `blocks` are the hashes of the prompt's index blocks.
+    `blocks` are the hashes of the prompt's index blocks. `typical` is the answer that others are expected to have.
     """
 
     context: float
     answer: float
     blocks: tuple[int, ...] = ()
+    typical: float = 256.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,8 @@ class Forecast:
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
     come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
     its prompt included, in the mean of answers of which half is still to come; `per_stalled_s`: with its prompt
-    alone. `own_s`: of computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until
+    alone. `step_s`: a step without prompts; others take `stall_s` longer, `stalls` of them a second. `own_s`: of
+    computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until
     what waits there is prefilled.
 
     The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
@@ -53,14 +59,28 @@ class Forecast:
     raw_fleet_s: Vector
     alone_s: Vector
     backlog_s: Vector
+    step_s: Vector
+    stalls: Vector
+    stall_s: Vector
+    answer: float
 
     def first_within(self, limit_s: float, delay_s: float = 0.0) -> Vector:
         """Probability [n] that the first token comes within so many seconds, if it is delayed besides."""
         return _within(self.first_s + delay_s, self.first_spread, limit_s)
 
     def per_within(self, limit_s: float) -> Vector:
-        """Probability [n] that the mean time per token is within so many seconds."""
-        return _within(self.per_s, self.per_spread, limit_s)
+        """Probability [n] that the mean time per token is within so many seconds.
+
+        A short answer has it short unless a prompt comes between, a long one has its share of them: few enough of those
+        must come. Steps are uncertain by the spread, of which three points stand for all.
+        """
+        within = np.zeros_like(self.per_s)
+        mean = self.stalls * self.answer * self.per_s
+        for distance, weight in POINTS:
+            left_s = limit_s * np.exp(-distance * self.per_spread) - self.step_s
+            most = np.where(self.stall_s > 0.0, left_s * self.answer / np.maximum(self.stall_s, 1e-9), 1e9)
+            within += weight * np.where(left_s > 0.0, few_enough(np.minimum(most, 1e9), mean), 0.0)
+        return within
 
     def all_within(self, limit_s: float, answer: float) -> Vector:
         """Probability [n] that an answer of so many tokens is complete within so many seconds."""
@@ -120,7 +140,8 @@ class PerformanceModel:
         `is_even`: all engines come to do the same in the long run; else what one does now tells most about it.
         """
         times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context)
-        raw_before, raw_per = per_token(loads, work.context + work.answer / 2)
+        tokens = token_times(loads, work.context + work.answer / 2)
+        raw_before, raw_per = tokens.before, tokens.after
         first_offset, first_factor, first_spread, per_offset, per_own, per_fleet, per_spread = self._lines[loads.kind].T
         fleet = np.full_like(raw_per, raw_per.mean()) if is_even and len(raw_per) else raw_per
         first_s = first_offset + first_factor * times.first
@@ -134,8 +155,8 @@ class PerformanceModel:
             per_s=per_s,
             per_spread=per_spread,
             per_before_s=per_before_s,
-            per_others_s=per_before_s + 0.5 * grown + times.own / work.answer,
-            per_stalled_s=per_before_s + times.own / work.answer,
+            per_others_s=per_before_s + 0.5 * grown + times.own / work.typical,
+            per_stalled_s=per_before_s + times.own / work.typical,
             own_s=times.own,
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
@@ -144,6 +165,10 @@ class PerformanceModel:
             raw_fleet_s=fleet,
             alone_s=first_offset + first_factor * times.alone,
             backlog_s=times.backlog,
+            step_s=tokens.step * per_s / raw_per,
+            stalls=tokens.stalls,
+            stall_s=tokens.stall,
+            answer=work.answer,
         )
 
 
