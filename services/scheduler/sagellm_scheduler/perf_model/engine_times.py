@@ -24,7 +24,7 @@ MOST_PENDING = 64
 class EngineTimes:
     """Step times of one engine: its own samples, and behind them what is known of its kind.
 
-    `coefficients` [6] are seconds per feature (see `steps.features`), `prefill_share` is the share of the last ten
+    `coefficients` [6] are seconds per feature (see `steps.features`), `prefill_share` is the share of the last five
     seconds or so that went into prefill: what decoding sequences will lose to the prompts of others, in so many steps
     a second, `stalls_per_s`.
     """

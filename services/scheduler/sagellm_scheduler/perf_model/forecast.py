@@ -19,8 +19,8 @@ class Loads:
     `kind` numbers the kinds of engines. `decoding`: sequences that decode now. `sequences`: all that it has or will
     have, those still to be prefilled included. `context`: tokens of all their contexts. `backlog`: prefill tokens to be
     computed before the request, those of `prompts` prompts; so many of them as are not `unseen` were reported `age`
-    seconds ago. `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill, in `stalls` steps
-    a second.
+    seconds ago. `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill, in `stalls`
+    steps a second.
     """
 
     coefficients: Matrix

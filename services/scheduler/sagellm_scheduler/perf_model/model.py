@@ -10,7 +10,6 @@ from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_time
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.regression import Vector
 
-
 POINTS = ((-(3.0**0.5), 1 / 6), (0.0, 2 / 3), (3.0**0.5, 1 / 6))
 """Gauss and Hermite's three points of a normal distribution, in standard deviations, and their weights."""
 

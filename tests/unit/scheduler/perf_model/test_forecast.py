@@ -1,5 +1,7 @@
 """Forecasts against what an engine's core really does, in virtual time: time to the first token, time per token."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,9 @@ from sagellm_engine.backends.mock import MockRunner
 from sagellm_engine.core.config import EngineConfig, MockConfig
 from sagellm_engine.core.engine import EngineCore
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, per_token, prompt_times
+from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_times, token_times
 from sagellm_scheduler.perf_model.kinds import KindTimes
+from sagellm_scheduler.perf_model.model import PerformanceModel, Work
 from support.engine import request
 
 BUDGET = 512
@@ -59,7 +62,7 @@ class Engine:
         loads.unseen[0] = loads.age[0] = 0.0
         loads.prompts[0] = gauges.waiting + gauges.prefilling
         loads.budget[0] = BUDGET
-        loads.prefill_share[0] = self.times.prefill_share
+        loads.prefill_share[0], loads.stalls[0] = self.times.prefill_share, self.times.stalls_per_s
         return loads
 
 
@@ -105,7 +108,7 @@ def test_tokens_come_as_forecast(engine: Engine, decoding: int) -> None:
         engine.step()
     loads = engine.loads()
     loads.prefill_share[0] = 0.0  # nothing new will come
-    expected = per_token(loads, 60.0)[1][0]
+    expected = token_times(loads, 60.0).after[0]
     engine.submit("mine", 50, 20)
     while len(engine.came.get("mine", ())) < 20:
         engine.step()
@@ -119,7 +122,7 @@ def test_prompts_of_others_lengthen_the_time_per_token(engine: Engine) -> None:
         if number % 10 == 0:
             engine.submit(f"stream-{number}", 200, 30)
         engine.step()
-    expected = per_token(engine.loads(), 150.0)[1][0]
+    expected = token_times(engine.loads(), 150.0).after[0]
     engine.submit("mine", 50, 200)
     number = 200
     while len(engine.came.get("mine", ())) < 200:
@@ -129,3 +132,34 @@ def test_prompts_of_others_lengthen_the_time_per_token(engine: Engine) -> None:
         number += 1
     came = engine.came["mine"]
     assert (came[-1] - came[0]) / 199 == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("mean", [0.01, 0.3, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("most", [-1.0, 0.0, 0.9, 1.0, 3.0, 10.0, 40.0])
+def test_few_enough_is_poissons_distribution(mean: float, most: float) -> None:
+    """Within two points of the exact sum."""
+    exact = sum(math.exp(-mean) * mean**count / math.factorial(count) for count in range(math.floor(most) + 1))
+    assert few_enough(np.array([most]), np.array([mean]))[0] == pytest.approx(exact, abs=0.02)
+
+
+def test_a_prompt_between_two_tokens_costs_a_short_answer_its_slo() -> None:
+    """Steps of 10 ms, and once a second one of 110: an ITL of 10.5 ms is met by most answers of 5 tokens, between which
+    hardly ever a prompt comes, and by hardly any of 500, which have their share of them."""
+    model, loads = PerformanceModel(), Loads.zeros(1)
+    loads.coefficients[0, 0], loads.knee[0], loads.budget[0] = 0.010, 32.0, 2048.0
+    loads.prefill_share[0], loads.stalls[0], loads.kind[0] = 0.1, 1.0, model.number("k")
+    short, long = (
+        float(model.forecast(loads, Work(50.0, answer), np.zeros(1), is_even=False).per_within(0.0105)[0])
+        for answer in (5.0, 500.0)
+    )
+    assert long < 0.3 < 0.6 < short
+
+
+def test_without_prompts_of_others_the_step_alone_decides() -> None:
+    """Nearly certain well above it, nearly impossible well below."""
+    model, loads = PerformanceModel(), Loads.zeros(1)
+    loads.coefficients[0, 0], loads.knee[0], loads.budget[0] = 0.010, 32.0, 2048.0
+    loads.kind[0] = model.number("k")
+    forecast = model.forecast(loads, Work(50.0, 100.0), np.zeros(1), is_even=False)
+    assert forecast.per_within(0.03)[0] > 0.99
+    assert forecast.per_within(0.005)[0] < 0.01
