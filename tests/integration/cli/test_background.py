@@ -46,7 +46,9 @@ def _status_shows_all(terminal: Any, port: int) -> None:
 
 def _policy_changes(terminal: Any) -> None:
     changed = terminal.run("policy", "--queue", "priority", "--router", "random", "--json")
-    assert json.loads(changed.stdout)["policy"] == {"queue": "priority", "router": "random"}
+    assert json.loads(changed.stdout)["policy"] == {"queue": "priority", "router": "random", "pd": "adaptive"}
+    apart = json.loads(terminal.run("policy", "--pd", "off", "--json").stdout)
+    assert (apart["policy"]["pd"], apart["known_pd"]) == ("off", ["adaptive", "off", "threshold"])
     wrong = terminal.run("policy", "--router", "nonsense")
     assert wrong.returncode == 1
     assert "load_balanced" in wrong.stderr

@@ -43,6 +43,17 @@ def test_a_plan_has_every_service_once_and_as_many_engines_as_wanted(tmp_path: P
     assert scheduler.env["SAGELLM_QUEUE_POLICY"] == "priority"
 
 
+def test_roles_are_given_to_engines_in_turn(tmp_path: Path) -> None:
+    """Three engines and two roles; the scheduler is told how to separate."""
+    config = StackConfig(engines=3, roles=("prefill", "decode"), pd="threshold")
+    children = make_plan(config, tmp_path, port=8000, nats_port=4000).children
+    roles = [child.env["SAGELLM_ENGINE_ROLE"] for child in children if child.kind == "engine"]
+    assert roles == ["prefill", "decode", "prefill"]
+    assert [c.env["SAGELLM_PD_POLICY"] for c in children if c.kind == "scheduler"] == ["threshold"]
+    with pytest.raises(InvalidArgument, match="no role 'cook'; known are hybrid, prefill, decode"):
+        StackConfig(roles=("cook",))
+
+
 def test_a_given_bus_is_used_and_names_do_not_collide_on_it(tmp_path: Path) -> None:
     """With a NATS URL no server is started, and names carry host and process."""
     plan = make_plan(StackConfig(nats_url="nats://bus:4222"), tmp_path, port=8000, nats_port=1)

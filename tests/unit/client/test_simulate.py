@@ -54,6 +54,26 @@ def test_a_trace_and_an_engine_of_ones_own(capsys: pytest.CaptureFixture[str], t
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
+def test_engines_with_roles_hand_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half prefills, half decodes: between tokens it takes as long as decoding alone, which nobody has who does both."""
+    arguments = (
+        "simulate",
+        "--first",
+        "150",
+        "--rate",
+        "40",
+        "--engines",
+        "1*h200-8b:prefill,1*h200-8b:decode",
+        "--json",
+    )
+    code, out, _ = run(
+        capsys, *arguments, "--policy", "load_balanced/fifo/threshold", "--policy", "load_balanced/fifo/off"
+    )
+    assert code == 0
+    found = json.loads(out)["policies"]
+    assert found["load_balanced/fifo/threshold"]["itl_p95"] < 0.8 * found["load_balanced/fifo/off"]["itl_p95"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -62,6 +82,8 @@ def test_a_trace_and_an_engine_of_ones_own(capsys: pytest.CaptureFixture[str], t
         (["--trace", "nowhere.csv"], "no trace nowhere.csv"),
         (["--policy", "quickest"], "no router 'quickest'; known are"),
         (["--policy", "random/loudest"], "no queue policy 'loudest'; known are"),
+        (["--policy", "random/fifo/seldom"], "no pd policy 'seldom'; known are"),
+        (["--engines", "2*h200-8b:cook"], "no role 'cook' of engines; known are hybrid, prefill, decode"),
     ],
 )
 def test_what_is_unknown_is_said_in_a_sentence(

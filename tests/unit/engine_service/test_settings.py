@@ -54,7 +54,27 @@ def test_two_engines_have_two_ids() -> None:
     assert EngineSettings().engine_id != EngineSettings().engine_id
 
 
-@pytest.mark.parametrize("wrong", [{"engine_role": "x"}, {"gpu_memory_utilization": 1.5}, {"mock_step_ms": -1.0}])
+@pytest.mark.parametrize(
+    ("settings", "transport"),
+    [
+        ({}, ""),
+        ({"engine_role": "prefill"}, "nixl"),
+        ({"engine_role": "decode"}, "nixl"),
+        ({"engine_role": "decode", "kv_transfer": "none"}, ""),
+        ({"kv_transfer": "nixl"}, "nixl"),
+        ({"kv_transfer": "mine.transport:Mine"}, "mine.transport:Mine"),
+    ],
+)
+def test_engines_with_a_role_hand_over(settings: dict[str, str], transport: str) -> None:
+    """By NIXL unless told otherwise; hybrid ones only when told so."""
+    made = EngineSettings(**settings)  # type: ignore[arg-type] # as the environment has them
+    assert made.transport == transport
+    assert bool(made.warning) == (made.engine_role != "hybrid" and not transport)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"engine_role": "x"}, {"kv_transfer": "pigeon"}, {"gpu_memory_utilization": 1.5}, {"mock_step_ms": -1.0}]
+)
 def test_wrong_values_are_refused(wrong: dict[str, object]) -> None:
     """What cannot work is refused when the settings are read."""
     with pytest.raises(ValidationError):
