@@ -55,7 +55,7 @@ def test_a_trace_and_an_engine_of_ones_own(capsys: pytest.CaptureFixture[str], t
 
 
 def test_engines_with_roles_hand_over(capsys: pytest.CaptureFixture[str]) -> None:
-    """Half prefills, half decodes: between tokens it takes as long as decoding alone, which nobody has who does both."""
+    """Half prefills, half decodes: between tokens it takes as long as decoding alone, which is less than doing both."""
     arguments = (
         "simulate",
         "--first",
