@@ -220,3 +220,24 @@ def test_a_record_says_what_made_a_request_miss_its_slo(
         driver.submit("r1", epoch=1, prompt_tokens=9000, slo=Slo(ttft_ms=1000))
     driver.end("r1", **figures)
     assert (last_record(driver).missed, last_record(driver).cause) == (missed, cause)
+
+
+def test_what_would_decode_too_slowly_is_refused_with_when_to_try_again() -> None:
+    """Beside 60 sequences a token takes 11 ms: an ITL of 9 ms is refused, one of 15 is not; 3 ms nobody could do."""
+    driver = Driver.leading(router="predictive")
+    fleet(driver, a=FAST)
+    driver.report("a", running=60, used_pages=300)
+    refused = error_of(driver.submit("r1", prompt_tokens=20, max_tokens=100, slo={"itl_ms": 9.0}))
+    assert refused["code"] == "resource_exhausted"
+    assert "slower than the 9 ms asked for" in refused["message"]
+    assert 0.1 <= refused["retry_after_s"] <= 1.0
+    for number, itl_ms in enumerate((15.0, 3.0)):
+        assert driver.submit(f"s{number}", prompt_tokens=20, slo={"itl_ms": itl_ms}).status == "queued"
+
+
+def test_a_stream_that_has_begun_is_not_refused_for_its_pace() -> None:
+    """An epoch above 0 goes on, however slowly."""
+    driver = Driver.leading(router="predictive")
+    fleet(driver, a=FAST)
+    driver.report("a", running=60, used_pages=300)
+    assert driver.submit("r1", epoch=1, prompt_tokens=20, slo={"itl_ms": 9.0}).status == "queued"

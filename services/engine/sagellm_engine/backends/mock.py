@@ -8,13 +8,13 @@ Its pages hold the prompt's token ids in the place of keys and values, and the s
 that are wrong make a wrong stream.
 """
 
+import ctypes
 import mmap
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 from zlib import crc32
-
-import numpy as np
 
 from sagellm_engine.core.config import EngineConfig, MockConfig
 from sagellm_engine.core.runner import StepResult
@@ -59,8 +59,10 @@ class MockRunner:
             backend="mock",
             kind=f"mock-{self._mock.vocab_size}",
         )
-        memory = mmap.mmap(-1, self.info.num_pages * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._pages = np.frombuffer(memory, np.int64).reshape(self.info.num_pages, PAGE_SIZE)
+        size = self.info.num_pages * PAGE_BYTES
+        self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._tokens = memoryview(self._memory).cast("q")
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
     def execute(self, rows: Sequence[SequenceState]) -> StepResult:
         """Make up one token per row and let the modelled time pass."""
@@ -74,7 +76,7 @@ class MockRunner:
                 continue
             base = seq.runner_state
             if base is None:
-                base = seq.runner_state = _base(seq, self._pages[seq.pages].tobytes())
+                base = seq.runner_state = _base(seq, self._held(seq))
             mixed = ((cast(int, base) + len(seq.tokens) * _STEP) & _MASK) * _MIX
             tokens.append(((mixed >> 32) & 0xFFFFFFFF) % vocab_size)
         self._let_time_pass(rows)
@@ -82,14 +84,23 @@ class MockRunner:
 
     def _write(self, seq: SequenceState) -> None:
         """Put the tokens of a chunk of the prompt into its pages."""
-        start, stop = seq.num_computed, min(seq.num_computed + seq.num_scheduled, seq.num_prompt)
-        places = np.arange(start, stop)
-        pages = np.array(seq.pages)[places // PAGE_SIZE]
-        self._pages[pages, places % PAGE_SIZE] = seq.tokens[start:stop]
+        place, stop = seq.num_computed, min(seq.num_computed + seq.num_scheduled, seq.num_prompt)
+        while place < stop:
+            number, slot = divmod(place, PAGE_SIZE)
+            end = min(stop, place - slot + PAGE_SIZE)
+            first = seq.pages[number] * PAGE_SIZE + slot
+            self._tokens[first : first + end - place] = array("q", seq.tokens[place:end])
+            place = end
+
+    def _held(self, seq: SequenceState) -> bytes:
+        """Return what the pages of a prompt hold."""
+        pages = seq.pages[: -(-seq.num_prompt // PAGE_SIZE)]
+        return b"".join(self._memory[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] for page in pages)
 
     def clear_pages(self, pages: Iterable[int]) -> None:
         """Set pages to zero."""
-        self._pages[list(pages)] = 0
+        for page in pages:
+            self._memory[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
 
     def kv_layout(self, model: str) -> KvLayout:
         """Describe the memory of the pages; `model` names who makes the same tokens."""
@@ -104,9 +115,9 @@ class MockRunner:
             head_dim=1,
             page_size=PAGE_SIZE,
             num_pages=self.info.num_pages,
-            address=int(self._pages.ctypes.data),
+            address=self._address,
             num_planes=1,
-            plane_bytes=self._pages.nbytes,
+            plane_bytes=self.info.num_pages * PAGE_BYTES,
             page_bytes=PAGE_BYTES,
         )
 

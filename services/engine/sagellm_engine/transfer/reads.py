@@ -5,17 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sagellm_engine.transfer.layout import (
-    Bytes,
-    KvLayout,
-    WirePages,
-    is_same_form,
-    pack,
-    regions,
-    staging_regions,
-    unpack,
-)
+from sagellm_engine.transfer.layout import KvLayout, is_same_form, regions, staging_regions
 from sagellm_engine.transfer.transport import Memory, Transport
+from sagellm_engine.transfer.wire import Bytes, WirePages, pack, unpack
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,10 @@ def refusal(
 
 
 def predicted_refusal(submit: Submit, prospect: Prospect | None, slack: float | None) -> SageError | None:
-    """Return why a new request would come too late or cost too much, or None.
+    """Return why a new request would come too late, be too slow or cost too much, or None.
 
-    Too late: the first token is expected more than `slack` times later than the request states, for the sake of
-    others; one that even an idle engine cannot answer in time is served as well as can be.
+    Too late: the first token is expected more than `slack` times later than the request states, too slow: the others
+    after it; for the sake of others. What even an idle engine cannot do in time is served as well as can be.
     """
     if prospect is None or submit.epoch > 0:
         return None
@@ -43,8 +43,14 @@ def predicted_refusal(submit: Submit, prospect: Prospect | None, slack: float | 
             f"the request is expected to cost {prospect.cost:.3g}, more than its cost_budget of {submit.cost_budget:g}",
             param="cost_budget",
         )
+    if slack is None:
+        return None
+    return _too_late(submit, prospect, slack) or _too_slow(submit, prospect, slack)
+
+
+def _too_late(submit: Submit, prospect: Prospect, slack: float) -> SageError | None:
     limit_ms = submit.slo.ttft_ms
-    if slack is None or limit_ms is None:
+    if limit_ms is None:
         return None
     limit_s = slack * limit_ms / 1e3
     if prospect.ttft_s <= limit_s or prospect.alone_s > limit_s:
@@ -52,4 +58,19 @@ def predicted_refusal(submit: Submit, prospect: Prospect | None, slack: float | 
     return ResourceExhausted(
         f"the first token is expected after {prospect.ttft_s:.2f} s, later than the {limit_ms / 1e3:g} s asked for",
         retry_after_s=sensible_retry_s(prospect.ttft_s - limit_s),
+    )
+
+
+def _too_slow(submit: Submit, prospect: Prospect, slack: float) -> SageError | None:
+    """Refuse what would decode too slowly; try again when as many as are too much have come to their ends."""
+    limit_ms = submit.slo.itl_ms
+    if limit_ms is None:
+        return None
+    limit_s = slack * limit_ms / 1e3
+    if prospect.itl_s <= limit_s or prospect.alone_itl_s > limit_s:
+        return None
+    too_many = 1.0 - limit_s / prospect.itl_s
+    return ResourceExhausted(
+        f"a token is expected every {prospect.itl_s * 1e3:.1f} ms, slower than the {limit_ms:g} ms asked for",
+        retry_after_s=sensible_retry_s(too_many * prospect.answer * prospect.itl_s),
     )

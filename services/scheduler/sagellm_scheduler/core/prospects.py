@@ -1,10 +1,14 @@
 """What a request that joins the queue has to expect: the same predictions that place it, and the queue before it."""
 
+import numpy as np
+
+from sagellm_scheduler.core.columns import Role
 from sagellm_scheduler.core.demand import Demand
 from sagellm_scheduler.core.estimates import context_tokens, num_seqs
 from sagellm_scheduler.core.fleet import Fleet
 from sagellm_scheduler.core.requests import Prospect
-from sagellm_scheduler.perf_model.forecast import prefill_rate
+from sagellm_scheduler.perf_model.forecast import Loads, prefill_rate
+from sagellm_scheduler.perf_model.regression import Vector
 
 
 def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: float) -> Prospect | None:
@@ -23,6 +27,9 @@ def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: 
     if bool((columns.seqs[slots] >= columns.max_seqs[slots])[able].all()):
         wait_s = max(wait_s, slots_wait_s)
     tokens = demand.answer * num_seqs(demand.submit)
+    decoding = able & (columns.role[slots] != Role.PREFILL)
+    if not decoding.any():
+        decoding = able
     seconds = expected.alone_s + tokens * expected.per_s / (loads.sequences + 1)
     return Prospect(
         wait_s=wait_s,
@@ -30,4 +37,13 @@ def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: 
         alone_s=float(expected.alone_s[able].min()),
         total_s=float((expected.alone_s + demand.answer * expected.per_s)[able].min()),
         cost=float((seconds * columns.price[slots])[able].min()),
+        itl_s=float(expected.per_s[decoding].min()),
+        alone_itl_s=float(_alone(loads, context_tokens(demand.submit) + demand.answer / 2)[able].min()),
+        answer=demand.answer,
     )
+
+
+def _alone(loads: Loads, context: float) -> Vector:
+    """Seconds of a step with one sequence of so many tokens, shape [n]."""
+    base, _, decode, per_context, _, _ = loads.coefficients.T
+    return np.asarray(base + decode + per_context * context)

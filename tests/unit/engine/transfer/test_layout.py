@@ -5,21 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sagellm_engine.transfer.layout import (
-    BLOCKED,
-    DTYPES,
-    PAGED,
-    TOKENS,
-    KvLayout,
-    Region,
-    WirePages,
-    pack,
-    regions,
-    unpack,
-    why_incompatible,
-)
+from sagellm_engine.transfer.layout import BLOCKED, PAGED, TOKENS, KvLayout, Region, regions, why_incompatible
 from sagellm_engine.transfer.reads import PageRead, PageReads
 from sagellm_engine.transfer.transport import InProcessTransport, memory_of
+from sagellm_engine.transfer.wire import DTYPES, WirePages, pack, unpack
 
 LAYERS, HEADS, DIM = 2, 4, 8
 ITEM = {"float32": 4, "bfloat16": 2, "int8": 1}
