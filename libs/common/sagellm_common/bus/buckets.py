@@ -102,6 +102,22 @@ class Bucket:
         return {key: value for key, data in raw.items() if (value := _decoded(cls, key, data)) is not None}
 
     async def _read_raw(self) -> dict[str, bytes]:
+        """Read everything; an empty answer is doubted once if the stream is not empty.
+
+        nats-py's watch takes values that the server has sent and its callback has not seen yet for none at all.
+        """
+        found = await self._read_once()
+        if not found and await self._has_messages():
+            found = await self._read_once()
+        return found
+
+    async def _has_messages(self) -> bool:
+        try:
+            return bool((await self._kv.status()).values)
+        except _FAULTS:
+            return False
+
+    async def _read_once(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):  # a connection lost meanwhile would leave it waiting for ever
