@@ -75,8 +75,9 @@ class SimEngine:
         self._numbers, self._lives = count(1), count(1)
         self.busy_s = 0.0
         self.tokens_cached = self.tokens_prefilled = 0
+        self.state = "ready"
         self._begin_life()
-        kernel.every(heartbeat_s, self._heartbeat)
+        kernel.after(heartbeat_s, self._heartbeat)
 
     def _begin_life(self) -> None:
         self.alive = True
@@ -275,6 +276,21 @@ class SimEngine:
         self.alive, self._run = False, None
         self.handoffs.is_over = True
 
+    @property
+    def num_open(self) -> int:
+        """Requests that are not over."""
+        return len(self._open) + len(self._expected) + len(self._handing)
+
+    def change(self, state: str) -> None:
+        """Become `draining`: take nothing more; or `ready` again."""
+        self.state = state
+        self._report()
+
+    def retire(self) -> None:
+        """End for good."""
+        self.die()
+        self.state = "stopped"
+
     def announce(self) -> None:
         """Report for the first time."""
         self._report()
@@ -405,8 +421,11 @@ class SimEngine:
     # reports
 
     def _heartbeat(self) -> None:
+        if self.state == "stopped":
+            return
         if self.alive:
             self._report(self._progress() if self._tells_progress else None)
+        self._kernel.after(self._heartbeat_s, self._heartbeat)
 
     def _report(self, progress: dict[str, list[Progress]] | None = None) -> None:
         self._reported_at = self._kernel.now
@@ -419,6 +438,7 @@ class SimEngine:
             self._gauges(),
             list(leader_epoch),
             number,
+            state=self.state,
             steps=samples,
             progress=progress or {},
             kv_number=self._cache_number,

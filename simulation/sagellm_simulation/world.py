@@ -3,8 +3,11 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sagellm_common.contracts.decisions import DecisionRecord
+from sagellm_common.contracts.engines import EngineRegistration
+from sagellm_common.contracts.events import RequestEvent
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.handoff import LeaseAbort
 from sagellm_common.contracts.kv import KvEvents
@@ -90,6 +93,25 @@ class Result:
     messages: int = 0
 
 
+class Observer(Protocol):
+    """Who hears what is said on the bus: a planner."""
+
+    def accepted(self, prompt_tokens: int, now: float) -> None:
+        """A gateway has accepted a request."""
+
+    def ended(self, event: RequestEvent, now: float) -> None:
+        """A request has ended."""
+
+    def registered(self, registration: EngineRegistration) -> None:
+        """An engine is there."""
+
+    def gone(self, engine_id: str) -> None:
+        """An engine is there no longer."""
+
+    def reported(self, report: EngineReport, now: float) -> None:
+        """An engine has reported."""
+
+
 class World:
     """All parts and the wires between them. Everything random comes from the scenario's seed."""
 
@@ -102,21 +124,38 @@ class World:
         self._gateways = {f"g{n}": self._gateway(f"g{n}") for n in range(scenario.num_gateways)}
         self._scheduler = self._made_scheduler()
         self.workload = {request.request_id: request for request in trace.requests}
-        is_lossy = scenario.network != NO_FAULTS or bool(scenario.deaths)
-        self.engines = {
-            f"e{number}": SimEngine(
-                self.kernel,
-                f"e{number}",
-                spec,
-                self.workload,
-                self,
-                block=trace.block,
-                heartbeat_s=scenario.heartbeat_s,
-                jump=scenario.jump,
-                tells_progress=is_lossy,
-            )
-            for number, spec in enumerate(scenario.engines)
-        }
+        self.engines: dict[str, SimEngine] = {}
+        for spec in scenario.engines:
+            self._made_engine(spec)
+        self.observer: Observer | None = None
+
+    def add_engine(self, spec: EngineSpec) -> SimEngine:
+        """Have one more engine begin to serve."""
+        engine = self._made_engine(spec)
+        self._register(engine)
+        return engine
+
+    def retire_engine(self, engine: SimEngine) -> None:
+        """Have an engine end that has nothing left to do."""
+        engine.retire()
+        self._scheduler.feed(ev.EngineGone(engine.engine_id))
+        if self.observer is not None:
+            self.observer.gone(engine.engine_id)
+
+    def _made_engine(self, spec: EngineSpec) -> SimEngine:
+        scenario, engine_id = self.scenario, f"e{len(self.engines)}"
+        engine = self.engines[engine_id] = SimEngine(
+            self.kernel,
+            engine_id,
+            spec,
+            self.workload,
+            self,
+            block=self.trace.block,
+            heartbeat_s=scenario.heartbeat_s,
+            jump=scenario.jump,
+            tells_progress=scenario.network != NO_FAULTS or bool(scenario.deaths),
+        )
+        return engine
 
     def run(self, progress: Callable[[], None] = lambda: None) -> Result:
         """Feed the trace and wait for the last request to end; `progress` is called every ten simulated seconds."""
@@ -124,7 +163,7 @@ class World:
         self._begin()
         names = list(self._gateways)
         for number, request in enumerate(self.trace.requests):
-            self.kernel.at(request.at, self._gateways[names[number % len(names)]].accept, request)
+            self.kernel.at(request.at, self._accept, self._gateways[names[number % len(names)]], request)
         last = self.trace.requests[-1].at if self.trace.requests else 0.0
         total = len(self.trace.requests)
         self.kernel.run(last + self.scenario.drain_s, done=lambda: len(self.result.ended) >= total)
@@ -159,8 +198,16 @@ class World:
         engine.restart()
         self._register(engine)
 
+    def _accept(self, at: gateway.SimGateway, request: TraceRequest) -> None:
+        if self.observer is not None:
+            self.observer.accepted(request.prompt_tokens, self.kernel.now)
+        at.accept(request)
+
     def _register(self, engine: SimEngine) -> None:
-        self._scheduler.feed(ev.EngineRegistered(engine.registration(MODEL)))
+        registration = engine.registration(MODEL)
+        self._scheduler.feed(ev.EngineRegistered(registration))
+        if self.observer is not None:
+            self.observer.registered(registration)
         engine.announce()
 
     def _gateways_beat(self) -> None:
@@ -245,6 +292,8 @@ class World:
     def report(self, engine: SimEngine, report: EngineReport) -> None:
         """An engine publishes a report."""
         self._send((engine.engine_id, "scheduler"), self._scheduler.feed, ev.EngineReported(report))
+        if self.observer is not None:
+            self.observer.reported(report, self.kernel.now)
         for gateway_id, at in self._gateways.items():
             progress = report.progress.get(gateway_id, [])
             self._send((engine.engine_id, gateway_id), at.reported, engine.engine_id, engine.incarnation, progress)
@@ -298,6 +347,8 @@ class World:
     def _closed(self, request: Request, outcome: Outcome) -> None:
         event = end_event(request, outcome)
         self._send((request.submit.gateway_id, "scheduler"), self._scheduler.feed, ev.RequestEnded(event))
+        if self.observer is not None:
+            self.observer.ended(event, self.kernel.now)
         self.result.ended.append(
             Ended(
                 self.workload[request.request_id],

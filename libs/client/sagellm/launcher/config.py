@@ -16,7 +16,8 @@ class StackConfig:
 
     `nats_url` None starts a nats-server as a child on a free loopback port. `port` None takes 8000 or the next free
     one; a given port that is busy is an error. `roles` are given to the engines in turn, and prefill and decode are
-    separated as `pd` says. `env` goes to every service.
+    separated as `pd` says. With `scale_to`, a planner keeps as many engines as the load needs, between `engines` and so
+    many. `env` goes to every service.
     """
 
     model: str | None = None
@@ -28,6 +29,7 @@ class StackConfig:
     router: str | None = None
     roles: tuple[str, ...] = ()
     pd: str | None = None
+    scale_to: int | None = None
     nats_url: str | None = None
     deployment: str = "default"
     env: dict[str, str] = field(default_factory=dict)
@@ -35,6 +37,10 @@ class StackConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.engines <= MAX_ENGINES:
             raise InvalidArgument(f"engines: give 1 to {MAX_ENGINES}, not {self.engines}", param="engines")
+        if self.scale_to is not None and not self.engines <= self.scale_to <= MAX_ENGINES:
+            raise InvalidArgument(
+                f"scale: give {self.engines} to {MAX_ENGINES} engines at most, not {self.scale_to}", param="scale"
+            )
         for role in self.roles:
             if role not in get_args(EngineRole):
                 known = ", ".join(get_args(EngineRole))

@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,10 @@ from sagellm_common.nats_server import MAX_PAYLOAD_BYTES, find_server
 DRAIN_S = 5.0
 """How long a stopping gateway or engine lets open requests go on; the launcher waits a little longer for each."""
 
-STOP_ORDER = ("gateway", "engine", "scheduler", "registry", "nats")
+PLAN_EVERY_S, PLAN_LEAD_S, PLAN_HOLD_S = "5", "10", "120"
+"""Engines on this machine start within seconds: less foresight is needed than in a cluster."""
+
+STOP_ORDER = ("planner", "gateway", "engine", "scheduler", "registry", "nats")
 """The gateway drains first, the bus goes last; engines of one stack go together."""
 
 
@@ -30,11 +33,13 @@ class ChildSpec:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The children in the order of their start, and where the stack will be reached."""
+    """The children in the order of their start, and where the stack will be reached; `engine(number, role)` is one more
+    engine."""
 
     children: tuple[ChildSpec, ...]
     nats_url: str
     http_url: str
+    engine: Callable[[int, str], ChildSpec]
 
 
 def make_plan(config: StackConfig, folder: Path, *, port: int, nats_port: int) -> Plan:
@@ -48,13 +53,19 @@ def make_plan(config: StackConfig, folder: Path, *, port: int, nats_port: int) -
         **config.env,
     }
     own = "" if config.nats_url is None else f"{socket.gethostname()}-{os.getpid()}-"
-    children += [_engine(config, common, f"{own}engine-", number) for number in range(1, config.engines + 1)]
+
+    def engine(number: int, role: str) -> ChildSpec:
+        return _engine(config, common, f"{own}engine-{number}", role)
+
+    children += [engine(number, _role(config, number)) for number in range(1, config.engines + 1)]
     children.append(_gateway(config, common, f"{own}gateway", port))
     children.append(_scheduler(config, common, f"{own}scheduler"))
     name = f"{own}registry"
     children.append(_service("registry", name, {**common, "SAGELLM_REGISTRY_ID": name}))
+    if config.scale_to is not None:
+        children.append(_planner(config, common, f"{own}planner"))
     shown_host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-    return Plan(tuple(children), nats_url, f"http://{shown_host}:{port}")
+    return Plan(tuple(children), nats_url, f"http://{shown_host}:{port}", engine)
 
 
 def _nats(store: Path, port: int) -> ChildSpec:
@@ -73,16 +84,33 @@ def _service(kind: str, name: str, env: Mapping[str, str]) -> ChildSpec:
     return ChildSpec(kind, name, (sys.executable, "-m", f"sagellm_{kind}"), env)
 
 
-def _engine(config: StackConfig, common: Mapping[str, str], prefix: str, number: int) -> ChildSpec:
-    name = f"{prefix}{number}"
-    env = {**engine_thread_env(usable_cores(), config.engines), **common, "SAGELLM_ENGINE_ID": name}
+def _role(config: StackConfig, number: int) -> str:
+    return config.roles[(number - 1) % len(config.roles)] if config.roles else ""
+
+
+def _engine(config: StackConfig, common: Mapping[str, str], name: str, role: str) -> ChildSpec:
+    most = config.scale_to or config.engines
+    env = {**engine_thread_env(usable_cores(), most), **common, "SAGELLM_ENGINE_ID": name}
     if config.model is not None:
         env["SAGELLM_MODEL"] = config.model
     if config.backend is not None:
         env["SAGELLM_BACKEND"] = config.backend
-    if config.roles:
-        env["SAGELLM_ENGINE_ROLE"] = config.roles[(number - 1) % len(config.roles)]
+    if role:
+        env["SAGELLM_ENGINE_ROLE"] = role
     return _service("engine", name, env)
+
+
+def _planner(config: StackConfig, common: Mapping[str, str], name: str) -> ChildSpec:
+    env = {
+        "SAGELLM_PLAN_EVERY_S": PLAN_EVERY_S,
+        "SAGELLM_PLAN_LEAD_S": PLAN_LEAD_S,
+        "SAGELLM_PLAN_HOLD_S": PLAN_HOLD_S,
+        **common,
+        "SAGELLM_PLANNER_ID": name,
+        "SAGELLM_PLAN_LEAST": str(config.engines),
+        "SAGELLM_PLAN_MOST": str(config.scale_to),
+    }
+    return ChildSpec("planner", name, (sys.executable, "-m", "sagellm_scheduler.planner"), env)
 
 
 def _gateway(config: StackConfig, common: Mapping[str, str], name: str, port: int) -> ChildSpec:

@@ -20,13 +20,15 @@ from sagellm.launcher.plan import STOP_ORDER, ChildSpec, Plan, make_plan
 from sagellm.launcher.ports import choose_port
 from sagellm.launcher.readiness import accepts, check_bus, connect, http_status, ping_services
 from sagellm.launcher.record import StackRecord
+from sagellm.launcher.scaling import Scaling
 from sagellm_common.bus import Bus
 from sagellm_common.errors import SageError, Unavailable
 from sagellm_common.nats_server import free_port
 
 READY_TIMEOUT_S = 300.0
 POLL_S = 0.05
-GRACE_S = {"gateway": 8.0, "engine": 8.0, "scheduler": 3.0, "registry": 3.0, "nats": 3.0}
+PINGED = ("scheduler", "registry", "engine", "planner")
+GRACE_S = {"planner": 3.0, "gateway": 8.0, "engine": 8.0, "scheduler": 3.0, "registry": 3.0, "nats": 3.0}
 
 State = Literal["starting", "ready", "died", "restarting", "stopping", "stopped"]
 
@@ -55,11 +57,13 @@ class Stack:
         self.states: dict[str, State] = {}
         self._on_change = on_change or (lambda change: None)
         self._plan: Plan | None = None
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._last_engine = config.engines
         self._deaths: asyncio.Queue[str] = asyncio.Queue()
         self._is_ready = False
         self._restarts = asyncio.Lock()
         self._guard: GuardLine | None = None
+        self._scaling: Scaling | None = None
         self._guard_process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -104,7 +108,29 @@ class Stack:
         child = self.children[spec.name] = Child(spec, log, line)
         self._report(spec.name, "starting")
         await child.start()
-        self._watchers.append(asyncio.create_task(self._watch(child)))
+        self._watchers[spec.name] = asyncio.create_task(self._watch(child))
+
+    # more and fewer engines
+
+    async def add_engine(self, role: str) -> str:
+        """Start one more engine; returns its name. Raises Unavailable before the start of the stack."""
+        if self._guard is None:
+            raise Unavailable("the stack has not been started")
+        self._last_engine += 1
+        spec = self.plan.engine(self._last_engine, role)
+        async with self._restarts:
+            await self._start_child(spec, self._guard)
+        self._write_record()
+        return spec.name
+
+    async def remove_engine(self, name: str) -> None:
+        """End an engine and start it no more; it should have been drained."""
+        watcher = self._watchers.pop(name)
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+        await self._stop_child(self.children[name])
+        del self.children[name], self.states[name]
+        self._write_record()
 
     def _report(self, name: str, state: State, detail: str = "") -> None:
         self.states[name] = state
@@ -161,10 +187,16 @@ class Stack:
                 raise Unavailable(f"not ready after {timeout_s:g} s, still waiting for {waiting}; see {self.logs}")
             ready.result()
             self._is_ready = True
+            await self._begin_scaling()
         finally:
             for task in (ready, death):
                 task.cancel()
             await asyncio.gather(ready, death, return_exceptions=True)
+
+    async def _begin_scaling(self) -> None:
+        if self.config.scale_to is not None:
+            self._scaling = Scaling(self)
+            await self._scaling.start()
 
     def announce_ready(self) -> None:
         """Report that the whole stack serves; for observers who see nothing but the changes."""
@@ -191,7 +223,7 @@ class Stack:
         pongs = await ping_services(bus, 0.1)
         seen = {pong.instance for pong in pongs}
         for name, child in self.children.items():
-            if child.spec.kind in ("scheduler", "registry", "engine") and name in seen:
+            if child.spec.kind in PINGED and name in seen:
                 self._now_ready(name)
         if await http_status(self.plan.http_url, "/health/ready") == 200:
             for name, child in self.children.items():
@@ -207,10 +239,12 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop everything in order: gateway, engines, scheduler, registry, bus. Nothing is left. Safe to call twice."""
+        if self._scaling is not None:
+            await self._scaling.stop()
         async with self._restarts:  # so that no child is between its start and our knowing of it
-            for task in self._watchers:
+            for task in self._watchers.values():
                 task.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
         self._watchers.clear()
         for kind in STOP_ORDER:
             alike = [child for child in self.children.values() if child.spec.kind == kind]

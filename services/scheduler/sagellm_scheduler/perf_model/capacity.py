@@ -1,5 +1,6 @@
 """How many requests a second engines can serve at most, by their step times: for planning, and as a bound."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,44 @@ def answers_per_s(limits: Limits, mix: Mix, itl_s: float) -> float:
         sequences = held
         itl_s = base + per_sequence * held + over * max(0.0, held - limits.knee)
     return max(0.0, sequences) / (itl_s * max(1.0, mix.output))
+
+
+def first_token_s(limits: Limits, prompt: float) -> float:
+    """Return the seconds to the first token of a prompt of so many tokens on an engine that does nothing else."""
+    base, prefill, _, _, products, over = (float(value) for value in limits.coefficients)
+    full, rest = divmod(prompt, limits.max_batch_tokens)
+    beyond = full * max(0.0, limits.max_batch_tokens - limits.knee) + max(0.0, rest - limits.knee)
+    chunk = min(prompt, limits.max_batch_tokens)
+    steps = full + (rest > 0)
+    return base * steps + prefill * prompt + over * beyond + products * prompt * (prompt + chunk) / 2
+
+
+def whole_per_s(limits: Limits, mix: Mix, itl_s: float) -> float:
+    """Return how many requests a second an engine serves that prefills and decodes them: prompts lengthen the steps of
+    those that decode, as many as keep the mean step within `itl_s`. Found by halving."""
+    low, high = 0.0, prefills_per_s(limits, mix)
+    while high - low > PRECISION * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _bears(limits, mix, itl_s, middle) else (low, middle)
+    return low
+
+
+def _bears(limits: Limits, mix: Mix, itl_s: float, rate: float) -> bool:
+    """Whether the mean step stays within a limit, with as many sequences as come to run beside one another then."""
+    base, prefill, decode, context, products, over = (float(value) for value in limits.coefficients)
+    prompts = rate * (mix.new * (prefill + over) + mix.products * products)
+    held = min(limits.max_num_seqs, limits.max_tokens / max(1.0, mix.context))
+    per_sequence = decode + context * mix.context
+    left = 1.0 - prompts - rate * mix.output * per_sequence
+    if left <= 0.0:
+        return False
+    step = base / left
+    sequences = rate * mix.output * step
+    if sequences > limits.knee:
+        left -= rate * mix.output * over
+        step = (base - over * limits.knee) / left if left > 0.0 else math.inf
+        sequences = rate * mix.output * step
+    return step <= itl_s and sequences <= held
 
 
 def requests_per_s(fleet: Sequence[Limits], mix: Mix, itl_s: float) -> float:

@@ -1,0 +1,38 @@
+"""Advice of the planner, kept in the bucket `plans` under the model's name; scalers follow it."""
+
+from pydantic import Field
+
+from sagellm_common.contracts.base import Message
+from sagellm_common.contracts.engines import EngineRole
+
+
+class EngineGroup(Message):
+    """So many engines of one kind in one role."""
+
+    kind: str
+    layout: str = Field(default="", description="how an engine is split over devices, as TP2; empty: one device")
+    role: EngineRole = "hybrid"
+    count: int = Field(ge=0)
+
+
+class FleetPlan(Message):
+    """How many engines of a model are wanted, and why."""
+
+    model: str
+    time_s: float = Field(description="seconds since the epoch")
+    groups: list[EngineGroup]
+    engines_now: int = Field(default=0, description="engines that are ready")
+    requests_per_s: float = Field(default=0.0, description="as measured over ten minutes")
+    expected_per_s: float = Field(default=0.0, description="the most that is expected until new engines would serve")
+    burst: float = Field(default=1.0, description="how much more than the mean comes in half a minute")
+    margin: float = Field(default=1.0, description="learnt from the SLOs that were missed or met")
+    attainment: float | None = Field(default=None, description="share of the SLOs met in the last five minutes")
+    price_per_hour: float = 0.0
+    reason: str = ""
+    hours: list[float] = Field(default=[], description="requests a second of the hours that are over, oldest first")
+    last_hour: int = Field(default=0, description="hours since the epoch of the end of the last of them")
+
+    @property
+    def count(self) -> int:
+        """All engines that are wanted."""
+        return sum(group.count for group in self.groups)

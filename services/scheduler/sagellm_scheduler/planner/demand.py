@@ -1,0 +1,116 @@
+"""What arrives: how often, how much of it comes at once, and what the mean request is like."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from sagellm_scheduler.perf_model.capacity import Mix
+
+BIN_S = 5.0
+HOUR_S = 3600.0
+RECENT_S = 600.0
+WINDOW_S = 30.0
+QUANTILE = 0.95
+FIRST_BURST = 1.3
+LEAST_WINDOWS = 40
+WEIGHT_OF_NEWEST = 0.005
+MOST_HOURS = 14 * 24
+
+
+@dataclass(slots=True)
+class MeanRequest:
+    """The mean request of the last few hundred, in tokens; `long_prompt`: nine of ten prompts are shorter."""
+
+    new: float = 512.0
+    output: float = 256.0
+    context: float = 640.0
+    products: float = 512.0 * 256.0
+    long_prompt: float = 1024.0
+    seen: int = 0
+
+    def observe(self, prompt: int, cached: int, output: int) -> None:
+        """Learn from a request that has been answered."""
+        self.seen += 1
+        weight = max(WEIGHT_OF_NEWEST, 1.0 / self.seen)
+        new = max(1, prompt - cached)
+        self.new += weight * (new - self.new)
+        self.output += weight * (output - self.output)
+        self.products += weight * (new * (prompt - new / 2) - self.products)
+        length = prompt + output / 2  # counted as often as it has tokens: that is how long it is beside others
+        self.context += weight * output / max(1.0, self.output) * (length - self.context)
+        step = 0.02 * max(self.long_prompt, 1.0)
+        self.long_prompt += step * (0.9 if prompt > self.long_prompt else -0.1)
+
+    @property
+    def mix(self) -> Mix:
+        return Mix(self.new, self.output, self.context, self.products)
+
+
+class Arrivals:
+    """Requests in bins of five seconds for the last hour, and in hours for two weeks.
+
+    `hours`: requests a second of the hours that are over, oldest first; given, they go on.
+    """
+
+    def __init__(self, hours: list[float] | None = None) -> None:
+        self.hours: deque[float] = deque(hours or (), maxlen=MOST_HOURS)
+        self._bins: deque[tuple[int, float]] = deque(maxlen=int(HOUR_S / BIN_S))
+        self._number: int | None = None
+        self._first = 0
+        self._requests, self._tokens = 0, 0.0
+        self._hour, self._of_hour, self._bins_of_hour = 0, 0, 0
+
+    def arrived(self, prompt_tokens: float, now: float) -> None:
+        """Count a request."""
+        self.pass_time(now)
+        self._requests += 1
+        self._tokens += prompt_tokens
+
+    def pass_time(self, now: float) -> None:
+        """Close the bins that are over at `now`, in seconds."""
+        number = int(now / BIN_S)
+        if self._number is None:
+            self._number, self._hour = number, int(now / HOUR_S)
+        while self._number < number:
+            self._close()
+            self._number += 1
+            if int(self._number * BIN_S / HOUR_S) != self._hour:
+                self._close_hour()
+
+    def _close(self) -> None:
+        self._bins.append((self._requests, self._tokens))
+        self._of_hour += self._requests
+        self._bins_of_hour += 1
+        self._requests, self._tokens = 0, 0.0
+
+    def _close_hour(self) -> None:
+        if self._bins_of_hour * BIN_S >= HOUR_S / 2:  # less tells too little of an hour
+            self.hours.append(self._of_hour / (self._bins_of_hour * BIN_S))
+        self._hour, self._of_hour, self._bins_of_hour = self._hour + 1, 0, 0
+
+    def rate(self, seconds: float = RECENT_S) -> float:
+        """Requests a second in the last so many seconds, as far as they have been seen."""
+        bins = min(len(self._bins), max(1, int(seconds / BIN_S)))
+        recent = list(self._bins)[len(self._bins) - bins :]
+        return sum(requests for requests, _ in recent) / (bins * BIN_S) if bins else 0.0
+
+    def burst(self, per_request: float, per_token: float) -> float:
+        """How much more than is usual around it comes in half a minute, but for one of twenty.
+
+        What comes is weighed by what a request and a token of its prompt take.
+        """
+        work = np.array([per_request * requests + per_token * tokens for requests, tokens in self._bins])
+        size, around = int(WINDOW_S / BIN_S), int(RECENT_S / BIN_S)
+        if len(work) < size * LEAST_WINDOWS:
+            return FIRST_BURST
+        sums = np.concatenate([[0.0], np.cumsum(work)])
+        ends = np.arange(around, len(work) + 1, size)
+        if not len(ends):
+            return FIRST_BURST
+        windows = (sums[ends] - sums[ends - size]) / size
+        means = (sums[ends] - sums[ends - around]) / around
+        known = means > 0.0
+        if not known.any():
+            return FIRST_BURST
+        return max(1.0, float(np.quantile(windows[known] / means[known], QUANTILE)))
