@@ -21,7 +21,7 @@ class Columns:
     `seqs`/`max_seqs`: sequence slots taken and there. `tokens`/`total_tokens`: KV tokens spoken for and there.
     `max_context`: longest context an engine can hold. `role`: a Role; `handoff`: engines with the same number hand
     prompts over to each other, 0 to none; `kv_bytes`: of a token. `price`: of a second.
-    `loads`: what predictions need; `loads.age` holds when each engine was heard, on the scheduler's clock.
+    `loads`: what predictions need.
     """
 
     def __init__(self, capacity: int = 16) -> None:

@@ -96,13 +96,13 @@ class Engine:
             return self.reservations.tokens
         return gauges.running_tokens + gauges.waiting_tokens + self.reservations.unseen_prefill
 
-    def backlog(self) -> tuple[int, int, int]:
-        """Prefill tokens that it has still to compute, how many are not in its report, and of how many prompts."""
+    def backlog(self) -> tuple[int, int]:
+        """Prefill tokens that it has still to compute, and of how many prompts."""
         gauges, reserved = self._gauges(), self.reservations
         if gauges is None:
-            return reserved.unseen_prefill, reserved.unseen_prefill, reserved.unseen_seqs
+            return reserved.unseen_prefill, reserved.unseen_seqs
         tokens = gauges.waiting_tokens + gauges.prefill_tokens + reserved.unseen_prefill
-        return tokens, reserved.unseen_prefill, gauges.waiting + gauges.prefilling + reserved.unseen_seqs
+        return tokens, gauges.waiting + gauges.prefilling + reserved.unseen_seqs
 
     def has_room(self) -> bool:
         """Whether a sequence slot is free."""

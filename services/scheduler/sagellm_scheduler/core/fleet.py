@@ -14,7 +14,7 @@ from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.reservations import Reservation, Reservations
 from sagellm_scheduler.kv_index.index import KvIndex
-from sagellm_scheduler.perf_model.forecast import Loads
+from sagellm_scheduler.perf_model.forecast import Loads, pass_time
 from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
 from sagellm_scheduler.perf_model.transfers import TransferTimes
 from sagellm_scheduler.routing.rendezvous import stable_hash
@@ -82,14 +82,14 @@ class Fleet:
         key = (model, work, self._version, now)
         if self._outlook is None or self._outlook[0] != key:
             slots = self.slots(model)
+            pass_time(self.columns.loads, now)
             loads = self.columns.loads.at(slots)
-            loads.age = np.maximum(0.0, now - loads.age)
             is_even = not self.columns.handoff[slots].any()  # else some come to prefill more than others
             if is_even and len(slots):
                 loads.prefill_share = np.full(len(slots), loads.prefill_share.mean())
                 loads.stalls = np.full(len(slots), loads.stalls.mean())
             cached = self.kv.overlap(work.blocks, slots) * self._config.block_tokens
-            forecast = self.performance.forecast(loads, work, cached, is_even=is_even)
+            forecast = self.performance.forecast(loads, work, cached, now, is_even=is_even)
             self._outlook = key, Outlook(slots, loads, cached, forecast)
         return self._outlook[1]
 
@@ -134,6 +134,8 @@ class Fleet:
             engine.reservations.acknowledge(engine.seen)
         engine.times.observe(report.steps, now)
         self.refresh(engine)
+        if report.steps or not engine.backlog()[0]:
+            self._step_begins(engine, now)
         return engine
 
     def cache_changed(self, events: KvEvents) -> Engine | None:
@@ -187,8 +189,12 @@ class Fleet:
 
     def reserve(self, engine: Engine, reservation: Reservation) -> None:
         """Count a request as load of the engine at once, unless the engine has already reported it as seen."""
-        engine.reservations.add(reservation, seen=reservation.mark <= engine.seen)
+        is_seen = reservation.mark <= engine.seen
+        engine.reservations.add(reservation, seen=is_seen)
         self.refresh(engine)
+        if not is_seen:
+            self.columns.loads.backlog[engine.slot] += reservation.prefill
+            self.columns.loads.prompts[engine.slot] += reservation.seqs
 
     def release(self, engine_id: str, request_id: str) -> None:
         """Free what a request has reserved on an engine, if anything."""
@@ -210,6 +216,7 @@ class Fleet:
         for engine in self._engines.values():
             engine.reservations, engine.next_number = Reservations(), 1
             self.refresh(engine)
+            self._step_begins(engine, engine.since if engine.heard_at is None else engine.heard_at)
 
     # columns
 
@@ -236,11 +243,15 @@ class Fleet:
         loads.decoding[slot] = engine.decoding()
         loads.sequences[slot] = self.columns.seqs[slot]
         loads.context[slot] = engine.context()
-        loads.backlog[slot], loads.unseen[slot], loads.prompts[slot] = engine.backlog()
-        loads.age[slot] = engine.since if engine.heard_at is None else engine.heard_at
         loads.budget[slot] = engine.registration.max_batch_tokens
         loads.prefill_share[slot] = engine.times.prefill_share
         loads.stalls[slot] = engine.times.stalls_per_s
+
+    def _step_begins(self, engine: Engine, now: float) -> None:
+        """A step has just ended: the next takes what waits."""
+        loads, slot = self.columns.loads, engine.slot
+        loads.ends[slot] = now
+        loads.backlog[slot], loads.prompts[slot] = engine.backlog()
 
     def _made(self, registration: EngineRegistration, now: float) -> Engine:
         times = self.performance.engine(registration.kind)
@@ -251,6 +262,7 @@ class Fleet:
         self._engines[engine.engine_id] = self._by_slot[engine.slot] = engine
         self.columns.hashes[engine.slot] = np.uint64(stable_hash(engine.engine_id))
         self.kv.begin(engine.slot)
+        self._step_begins(engine, engine.since)
         self.columns.loads.kind[engine.slot] = self.performance.number(engine.registration.kind)
         self.refresh(engine)
 

@@ -137,7 +137,7 @@ def _expected(views: _Views, index: int, engine: Engine, now: float) -> Expected
         at=now,
         kind=engine.registration.kind,
         first_s=float(expected.first_s[index]),
-        per_s=float(expected.per_s[index]),
+        per_s=float(expected.usual_s[index]),
         raw_first_s=float(expected.raw_first_s[index]),
         raw_per_s=float(expected.raw_per_s[index]),
         raw_fleet_s=float(expected.raw_fleet_s[index]),
@@ -238,7 +238,7 @@ def _candidate(submit: Submit, engine: Engine, load: float, views: _Views, index
         reserved=engine.reservations.seqs if engine.is_stale else engine.reservations.unseen_seqs,
         cached_tokens=int(views.cached[index]),
         predicted_ttft_ms=_ms(views.waited_s + views.expected.first_s[index]),
-        predicted_itl_ms=_ms(views.expected.per_s[index]),
+        predicted_itl_ms=_ms(views.expected.usual_s[index]),
         excluded=None if views.room[index] else _why_excluded(submit, engine, bool(views.able[index])),
     )
 

@@ -17,10 +17,9 @@ class Loads:
     """What engines have to do before and beside a new request; shape [n] each, `coefficients` [n, 6].
 
     `kind` numbers the kinds of engines. `decoding`: sequences that decode now. `sequences`: all that it has or will
-    have, those still to be prefilled included. `context`: tokens of all their contexts. `backlog`: prefill tokens to be
-    computed before the request, those of `prompts` prompts; so many of them as are not `unseen` were reported `age`
-    seconds ago. `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill, in `stalls`
-    steps a second.
+    have, those still to be prefilled included. `context`: tokens of all their contexts. `ends`: when the step under way
+    ends, on the scheduler's clock. `backlog`: prefill tokens for the steps after it, those of `prompts` prompts.
+    `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill, in `stalls` steps a second.
     """
 
     coefficients: Matrix
@@ -29,9 +28,8 @@ class Loads:
     decoding: Vector
     sequences: Vector
     context: Vector
+    ends: Vector
     backlog: Vector
-    unseen: Vector
-    age: Vector
     prompts: Vector
     budget: Vector
     prefill_share: Vector
@@ -69,13 +67,53 @@ class PromptTimes:
     alone: Vector
 
 
-def prompt_times(loads: Loads, new: Vector, context: float) -> PromptTimes:
-    """Predict for a prompt of `context` tokens, of which `new` [n], at least 1, are not in the engine's cache.
+MOST_STEPS = 4
+
+
+def pass_time(loads: Loads, now: float) -> None:
+    """Have the steps begun, in place, that engines will have begun by `now` if they compute as they are thought to.
+
+    Reports come every tenth of a second; in between, a step takes what waited when it began, and no more.
+    """
+    decode, per_context = loads.coefficients[:, 2], loads.coefficients[:, 3]
+    beside = loads.coefficients[:, 0] + decode * loads.decoding + per_context * loads.context
+    for _ in range(MOST_STEPS):
+        begins = (loads.ends < now) & (loads.backlog > 0.0)
+        if not begins.any():
+            break
+        chunk = np.where(begins, np.minimum(loads.backlog, _room(loads)), 0.0)
+        loads.ends += np.where(begins, beside + _prompt_s(loads, chunk), 0.0)
+        loads.backlog -= chunk
+    decodes = (loads.ends < now) & (loads.decoding > 0.0) & (beside > 0.0)
+    steps = np.ceil((now - loads.ends) / np.maximum(beside, 1e-9))
+    loads.ends = np.where(decodes, loads.ends + steps * beside, np.maximum(loads.ends, now))
+
+
+def _room(loads: Loads) -> Vector:
+    return np.asarray(np.maximum(1.0, loads.budget - loads.decoding))
+
+
+def _prompt_s(loads: Loads, chunk: Vector) -> Vector:
+    """Seconds by which so many tokens of the backlog lengthen a step."""
+    _, prefill, _, _, per_product, per_over = loads.coefficients.T
+    over = np.maximum(0.0, chunk + loads.decoding - loads.knee)
+    return np.asarray(chunk * (prefill + per_product * _context(loads)) + per_over * over)
+
+
+def _context(loads: Loads) -> Vector:
+    """Mean context of a token of the backlog."""
+    ahead = loads.backlog / np.maximum(1.0, loads.prompts)
+    return np.asarray(0.5 * (ahead + np.minimum(ahead, _room(loads))))
+
+
+def prompt_times(loads: Loads, new: Vector, context: float, now: float) -> PromptTimes:
+    """Predict for a prompt of `context` tokens, of which `new` [n], at least 1, are not in the engine's cache, at
+    `now`; time must have passed until then.
 
     Prompts are prefilled in the order of arrival, as many tokens a step as the decoding sequences leave of its budget.
     """
     base, prefill, decode, per_context, per_product, per_over = loads.coefficients.T
-    room = np.maximum(1.0, loads.budget - loads.decoding)
+    room = _room(loads)
     tokens = loads.backlog + new
     steps = np.ceil(tokens / room)
     beside = base + decode * loads.decoding + per_context * loads.context
@@ -83,18 +121,14 @@ def prompt_times(loads: Loads, new: Vector, context: float) -> PromptTimes:
     over = (steps - 1) * np.maximum(0.0, loads.budget - loads.knee) + np.maximum(
         0.0, last + loads.decoding - loads.knee
     )
-    ahead = loads.backlog / np.maximum(1.0, loads.prompts)
-    products = loads.backlog * 0.5 * (ahead + np.minimum(ahead, room))
+    products = loads.backlog * _context(loads)
     own = prefill * new + per_product * new * (context - 0.5 * (new - np.minimum(new, room)))
     seconds = steps * beside + own + prefill * loads.backlog + per_product * products + per_over * over
-    share = seconds / tokens
     own = own + per_over * over * (new / tokens)
-    reported = share * (loads.backlog - loads.unseen)
-    passed = np.minimum(loads.age, reported)
-    underway = np.where(loads.decoding > 0, 0.5 * beside, 0.0)
+    wait = np.maximum(0.0, loads.ends - now)
     return PromptTimes(
-        first=underway + seconds - passed,
-        backlog=share * loads.backlog - passed,
+        first=wait + seconds,
+        backlog=wait + seconds / tokens * loads.backlog,
         own=own,
         alone=own + base * np.ceil(new / loads.budget),
     )
@@ -134,6 +168,13 @@ def token_times(loads: Loads, context: float) -> TokenTimes:
     alone = step + decode + per_context * context + per_over * more
     stall = np.where(loads.stalls > 0.0, loads.prefill_share / np.maximum(loads.stalls, 1e-9), 0.0)
     return TokenTimes((step + per_over * over) / left, alone / left, alone, loads.stalls, stall)
+
+
+def usual_s(times: TokenTimes, answer: float) -> Vector:
+    """Seconds from token to token [n] that half of such answers stay below: few of those that are short have a prompt
+    come between. The median of a Poisson distribution is a third below its mean (Choi, 1994)."""
+    usual = np.maximum(0.0, times.stalls * answer * times.after - 1.0 / 3.0)
+    return np.asarray(times.step + np.minimum(times.after - times.step, times.stall * usual / max(1.0, answer)))
 
 
 def few_enough(most: Vector, mean: Vector) -> Vector:

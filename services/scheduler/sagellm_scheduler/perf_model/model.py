@@ -6,7 +6,7 @@ import numpy as np
 
 from sagellm_scheduler.perf_model.calibration import Calibration
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_times, token_times
+from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_times, token_times, usual_s
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.regression import Vector
 
@@ -31,7 +31,8 @@ class Work:
 class Forecast:
     """What a request would see on each of n engines; shape [n] each, seconds.
 
-    `first_s`: from the assignment to the first token. `per_s`: mean from token to token. The spreads are standard
+    `first_s`: from the assignment to the first token. `per_s`: expected mean from token to token; `usual_s`: what half
+    of such requests stay below. The spreads are standard
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
     come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
     its prompt included, in the mean of answers of which half is still to come; `per_stalled_s`: with its prompt
@@ -46,6 +47,7 @@ class Forecast:
     first_s: Vector
     first_spread: Vector
     per_s: Vector
+    usual_s: Vector
     per_spread: Vector
     per_before_s: Vector
     per_others_s: Vector
@@ -133,25 +135,30 @@ class PerformanceModel:
         self._per[number].observe((raw_s, fleet_s), measured_s)
         self._lines[number, 3:] = self._per[number].line
 
-    def forecast(self, loads: Loads, work: Work, cached: Vector, *, is_even: bool = True) -> Forecast:
-        """Return what a request would see on each engine, of which `cached` [n] tokens are in its cache.
+    def forecast(self, loads: Loads, work: Work, cached: Vector, now: float = 0.0, *, is_even: bool = True) -> Forecast:
+        """Return what a request would see on each engine at `now`, `cached` [n] of its tokens being in the engine's
+        cache; time must have passed for `loads` until then.
 
         `is_even`: all engines come to do the same in the long run; else what one does now tells most about it.
         """
-        times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context)
+        times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context, now)
         tokens = token_times(loads, work.context + work.answer / 2)
-        raw_before, raw_per = tokens.before, tokens.after
+        raw_usual = usual_s(tokens, work.answer)
         first_offset, first_factor, first_spread, per_offset, per_own, per_fleet, per_spread = self._lines[loads.kind].T
-        fleet = np.full_like(raw_per, raw_per.mean()) if is_even and len(raw_per) else raw_per
         first_s = first_offset + first_factor * times.first
-        per_s = per_offset + per_own * raw_per + per_fleet * fleet
-        per_before_s = per_offset + per_own * raw_before + per_fleet * fleet
+
+        def calibrated(raw_s: Vector, fleet_s: Vector) -> Vector:
+            return np.asarray(per_offset + per_own * raw_s + per_fleet * fleet_s)
+
+        fleet, fleet_usual = _shared(tokens.after, is_even), _shared(raw_usual, is_even)
+        per_s, per_before_s = calibrated(tokens.after, fleet), calibrated(tokens.before, fleet)
         grown = np.maximum(0.0, per_s - per_before_s)
         delay = loads.sequences * (times.own + 0.5 * work.answer * grown)  # half of their answers are still to come
         return Forecast(
             first_s=first_s,
             first_spread=first_spread,
             per_s=per_s,
+            usual_s=calibrated(raw_usual, fleet_usual),
             per_spread=per_spread,
             per_before_s=per_before_s,
             per_others_s=per_before_s + 0.5 * grown + times.own / work.typical,
@@ -160,15 +167,20 @@ class PerformanceModel:
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
             raw_first_s=times.first,
-            raw_per_s=raw_per,
-            raw_fleet_s=fleet,
+            raw_per_s=raw_usual,
+            raw_fleet_s=fleet_usual,
             alone_s=first_offset + first_factor * times.alone,
             backlog_s=times.backlog,
-            step_s=tokens.step * per_s / raw_per,
+            step_s=tokens.step * per_s / tokens.after,
             stalls=tokens.stalls,
             stall_s=tokens.stall,
             answer=work.answer,
         )
+
+
+def _shared(seconds: Vector, is_even: bool) -> Vector:
+    """The mean of all engines where they are even, else each its own."""
+    return np.full_like(seconds, seconds.mean()) if is_even and len(seconds) else seconds
 
 
 def _within(expected_s: Vector, spread: Vector, limit_s: float) -> Vector:

@@ -10,7 +10,7 @@ from sagellm_engine.backends.mock import MockRunner
 from sagellm_engine.core.config import EngineConfig, MockConfig
 from sagellm_engine.core.engine import EngineCore
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_times, token_times
+from sagellm_scheduler.perf_model.forecast import Loads, few_enough, pass_time, prompt_times, token_times, usual_s
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.model import PerformanceModel, Work
 from support.engine import request
@@ -59,7 +59,7 @@ class Engine:
         loads.sequences[0] = gauges.running + gauges.waiting
         loads.context[0] = gauges.running_tokens + gauges.waiting_tokens
         loads.backlog[0] = gauges.waiting_tokens + gauges.prefill_tokens
-        loads.unseen[0] = loads.age[0] = 0.0
+        loads.ends[0] = self.now
         loads.prompts[0] = gauges.waiting + gauges.prefilling
         loads.budget[0] = BUDGET
         loads.prefill_share[0], loads.stalls[0] = self.times.prefill_share, self.times.stalls_per_s
@@ -90,13 +90,53 @@ def test_the_first_token_comes_when_it_was_forecast(engine: Engine, decoding: in
         engine.step()
     for number in range(ahead):
         engine.submit(f"ahead-{number}", 700, 500)
-    expected = prompt_times(engine.loads(), np.array([float(prompt)]), float(prompt)).first[0]
+    expected = prompt_times(engine.loads(), np.array([float(prompt)]), float(prompt), engine.now).first[0]
     began = engine.now
     engine.submit("mine", prompt, 2)
     while "mine" not in engine.came:
         engine.step()
     step_s = (5.0 + 0.4 * decoding) / 1e3
     assert engine.came["mine"][0] - began == pytest.approx(expected, rel=0.15, abs=step_s)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("decoding", [0, 10])
+def test_a_prompt_waits_for_what_is_left_of_the_step_under_way(engine: Engine, share: float, decoding: int) -> None:
+    """A prompt that comes while another is being prefilled waits for the rest of that step, and has its own step."""
+    for number in range(decoding):
+        engine.submit(f"decoding-{number}", 50, 500)
+    while engine.core.gauges().prefilling or engine.core.gauges().waiting:
+        engine.step()
+    engine.submit("ahead", 400, 500)
+    began, loads = engine.now, engine.loads()
+    engine.step()
+    engine.submit("mine", 200, 2)
+    comes = began + share * (engine.now - began)
+    pass_time(loads, comes)
+    expected = prompt_times(loads, np.array([200.0]), 200.0, comes).first[0]
+    while "mine" not in engine.came:
+        engine.step()
+    assert engine.came["mine"][0] - comes == pytest.approx(expected, rel=0.1)
+
+
+def test_steps_that_only_decode_keep_their_rhythm() -> None:
+    """Nothing waits: the step under way ends at the next multiple of a step's time after the last that is known; an
+    idle engine begins at once."""
+    loads = Loads.zeros(2)
+    loads.coefficients[:, 0], loads.budget[:], loads.ends[:] = 0.010, 512.0, 1.0
+    loads.decoding[0] = 3.0
+    pass_time(loads, 1.034)
+    assert loads.ends.tolist() == pytest.approx([1.040, 1.034])
+
+
+def test_half_of_short_answers_see_no_prompt_of_others() -> None:
+    """Steps of 10 ms, one of 110 each second: 5 tokens usually take steps alone, 2,000 nearly their mean."""
+    loads = Loads.zeros(1)
+    loads.coefficients[0, 0], loads.knee[0], loads.budget[0] = 0.010, 32.0, 2048.0
+    loads.prefill_share[0], loads.stalls[0] = 0.1, 1.0
+    times = token_times(loads, 50.0)
+    assert usual_s(times, 5.0)[0] == pytest.approx(0.010)
+    assert usual_s(times, 2000.0)[0] == pytest.approx(times.after[0], rel=0.02)
 
 
 @pytest.mark.parametrize("decoding", [1, 10, 50])
