@@ -115,7 +115,7 @@ class Subjects:
 
     # JetStream
     def bucket(self, name: str) -> str:
-        """Name of a KV bucket: `engines`, `models`, `leader`, `policy`."""
+        """Name of a KV bucket: `engines`, `models`, `leader`, `policy`, `plans`."""
         return f"sagellm_{encode_token(self.deployment)}_{name}"
 
     def stream(self, name: str) -> str:

@@ -28,6 +28,7 @@ from sagellm_common.contracts.handoff import (
 )
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply, SnapshotRequest
 from sagellm_common.contracts.packed import Packed
+from sagellm_common.contracts.plan import EngineGroup, FleetPlan
 from sagellm_common.contracts.policy import Leader, Policy, PolicyChange, PolicyReply
 from sagellm_common.contracts.registry import (
     DownloadReply,
@@ -216,6 +217,25 @@ SAMPLES: list[Message | Packed] = [
     PolicyChange(router="random"),
     PolicyReply(policy=Policy(), known_queues=["fifo"], known_routers=["random"]),
     Leader(scheduler_id="s1", started_at=1.5),
+    FleetPlan(
+        model="sage-tiny",
+        time_s=1.5,
+        groups=[
+            EngineGroup(kind="cpu/float32/abc", role="prefill", count=1),
+            EngineGroup(kind="cpu/float32/abc", layout="TP2", role="decode", count=2),
+        ],
+        engines_now=2,
+        ready={"hybrid": 2},
+        requests_per_s=4.5,
+        expected_per_s=5.5,
+        burst=1.25,
+        margin=1.1,
+        attainment=0.99,
+        price_per_hour=3.0,
+        reason="an engine prefills and decodes 5 requests/s",
+        hours=[3.0, 4.0],
+        last_hour=7,
+    ),
     ListQuery(tags={"type": "text"}),
     ListReply(models=[MODEL]),
     ModelQuery(model_id="org/m", revision="abc"),

@@ -13,6 +13,7 @@ from sagellm_common.contracts import (
     generate,
     handoff,
     kv,
+    plan,
     policy,
     registry,
     reports,
@@ -254,6 +255,7 @@ def _bucket_channels() -> Iterator[Channel]:
         "models": ("registry", registry.ModelCard, "key: model id"),
         "leader": ("scheduler", policy.Leader, "key `scheduler`: the lease; gone 2 s after the last renewal"),
         "policy": ("scheduler", policy.Policy, "key `scheduler`: live settings"),
+        "plans": ("planner", plan.FleetPlan, "key: model; how many engines are wanted, followed by scalers"),
     }
     for name, (sender, message, about) in buckets.items():
         address = f"$KV.sagellm_{{deployment}}_{name}.{{id}}"

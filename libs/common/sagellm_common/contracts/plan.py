@@ -22,6 +22,7 @@ class FleetPlan(Message):
     time_s: float = Field(description="seconds since the epoch")
     groups: list[EngineGroup]
     engines_now: int = Field(default=0, description="engines that are ready")
+    ready: dict[EngineRole, int] = Field(default={}, description="the same by role")
     requests_per_s: float = Field(default=0.0, description="as measured over ten minutes")
     expected_per_s: float = Field(default=0.0, description="the most that is expected until new engines would serve")
     burst: float = Field(default=1.0, description="how much more than the mean comes in half a minute")
