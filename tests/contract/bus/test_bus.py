@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import nats
+import nats.errors
 import pytest
 from pydantic import SecretStr
 
@@ -150,6 +152,20 @@ async def test_a_wrong_password_is_one_sentence(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert "wrong" not in caught.value.message
+
+
+async def test_a_reset_after_the_refusal_does_not_hide_it() -> None:
+    """The sentence about the user comes also if closing the refused connection is the last thing that fails."""
+
+    async def connect(*args: object, error_cb: Callable[[Exception], Awaitable[None]], **options: object) -> None:
+        await error_cb(nats.errors.Error("nats: 'Authorization Violation'"))
+        await error_cb(ConnectionResetError("connection reset by peer"))
+        await asyncio.Event().wait()
+
+    bus = Bus(BusSettings(nats_user="a", connect_timeout_s=0.05), "test")
+    bus.client.connect = connect  # type: ignore[method-assign, assignment]
+    with pytest.raises(Unauthenticated, match="refuses user 'a'"):
+        await bus._open()
 
 
 async def test_a_cancellation_that_the_library_loses_does_not_hold_up_the_start() -> None:

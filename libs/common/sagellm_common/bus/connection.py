@@ -159,7 +159,8 @@ class Bus:
             if self.drops[error.subject] in (1, 100, 10_000):
                 log.error("bus_messages_dropped", subject=error.subject, dropped=self.drops[error.subject])
         elif self.state is not BusState.CLOSED:
-            self._is_refused = "authorization" in str(error).lower()
+            # kept: closing the refused connection can end in a reset, which is reported after the refusal
+            self._is_refused = self._is_refused or "authorization" in str(error).lower()
             log.warning("bus_error", error=str(error) or type(error).__name__)
 
     async def close(self) -> None:
