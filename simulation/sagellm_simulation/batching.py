@@ -4,7 +4,7 @@ from bisect import insort
 from dataclasses import dataclass
 
 from sagellm_simulation.pages import PageCount, Sequence, pages_for
-from sagellm_simulation.specs import EngineSpec
+from sagellm_simulation.specs import PAGE_SIZE, EngineSpec
 
 
 @dataclass(slots=True)
@@ -81,20 +81,19 @@ class Batcher:
     def commit(self, times: int) -> list[Sequence]:
         """The planned step has been made so often; returns those that have got a token, prompts prefilled for other
         engines left out."""
-        made = []
+        made, pages = [], self.pages
         for seq in self.running:
             if not seq.scheduled:
                 continue
             seq.computed += seq.scheduled + times - 1
-            if seq.computed // self.pages.block > seq.known:
-                self.pages.index_computed(seq)
+            if seq.known < len(seq.blocks):
+                pages.index_computed(seq)
             if seq.computed >= seq.length + times - 1 and not seq.hand_to:
                 seq.length += times
                 made.append(seq)
         for seq in made:
-            short = pages_for(seq.length - 1) - self.pages.capacity(seq) // 16
-            if short > 0:
-                self.pages.grow(seq, short)
+            if seq.length - 1 > pages.capacity(seq):
+                pages.grow(seq, pages_for(seq.length - 1) - pages.capacity(seq) // PAGE_SIZE)
         return made
 
     def finish(self, seq: Sequence) -> None:
@@ -105,7 +104,11 @@ class Batcher:
     def _pages_needed(self, times: int) -> int:
         """Pages that are missing for so many more tokens each."""
         capacity = self.pages.capacity
-        return sum(max(0, pages_for(seq.length + times - 1) - capacity(seq) // 16) for seq in self.running)
+        return sum(
+            pages_for(seq.length + times - 1) - held // PAGE_SIZE
+            for seq in self.running
+            if seq.length + times - 1 > (held := capacity(seq))
+        )
 
     def _make_room(self, step: Step) -> None:
         for seq in [seq for seq in self.running if seq.length > self.pages.capacity(seq)]:

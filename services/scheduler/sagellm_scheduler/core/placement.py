@@ -1,6 +1,6 @@
 """Which engine takes the request at the head of a queue."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -38,7 +38,7 @@ class Placed:
     engine: Engine
     reason: str
     expected: Expected
-    candidates: list[Candidate]
+    candidates: list[Candidate] = field(default_factory=list)
     prefill: Engine | None = None
 
 
@@ -53,6 +53,7 @@ class _Views:
     load: NDArray[np.float64]
     expected: Forecast
     cached: NDArray[np.float64]
+    missed: NDArray[np.float64]
     waited_s: float
 
 
@@ -71,8 +72,8 @@ def place(
     if isinstance(views, Blocked):
         return views
     whole = _place_whole(demand, fleet, router, views) if views.room.any() else None
-    apart = _place_apart(demand, fleet, separation, views, whole)
-    return apart or whole or Blocked.BUSY
+    placed = _place_apart(demand, fleet, separation, views, whole) or whole
+    return Blocked.BUSY if placed is None else replace(placed, candidates=_listed(demand.submit, fleet, views, placed))
 
 
 def _place_apart(
@@ -95,7 +96,7 @@ def _place_apart(
     giver, taker = fleet.at(int(views.slots[pair.prefill])), fleet.at(int(views.slots[pair.decode]))
     reason = f"{separation.name}: prefill on {giver.engine_id}; {verdict.reason}"
     expected = _expected_apart(views, pair, giver, taker, fleet, demand)
-    return Placed(taker, reason, expected, _listed(demand.submit, fleet, views, pair.decode), giver)
+    return Placed(taker, reason, expected, prefill=giver)
 
 
 def _prospects(demand: Demand, views: _Views, whole: Placed) -> Prospects:
@@ -103,7 +104,7 @@ def _prospects(demand: Demand, views: _Views, whole: Placed) -> Prospects:
     return Prospects(
         ttft_s=demand.waited_s + whole.expected.first_s,
         itl_s=whole.expected.per_s,
-        missed=float(missed(views.expected, demand)[index]),
+        missed=float(views.missed[index]),
         added_s=float(views.expected.added_s[index]),
     )
 
@@ -121,14 +122,14 @@ def _place_whole(demand: Demand, fleet: Fleet, router: Router, views: _Views) ->
         ttft_s=demand.waited_s + views.expected.first_s[chosen],
         itl_s=views.expected.per_s[chosen],
         cached=views.cached[chosen],
-        missed=missed(views.expected, demand)[chosen],
+        missed=views.missed[chosen],
         added_s=views.expected.added_s[chosen],
     )
     choice = _choose(submit, offered, router)
     picked = int(chosen[choice.index])
     engine = fleet.at(int(views.slots[picked]))
     reason = f"{router.name}: {choice.reason}{_caveat(submit, engine)}"
-    return Placed(engine, reason, _expected(views, picked, engine, demand.now), _listed(submit, fleet, views, picked))
+    return Placed(engine, reason, _expected(views, picked, engine, demand.now))
 
 
 def _expected(views: _Views, index: int, engine: Engine, now: float) -> Expected:
@@ -189,7 +190,8 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views | Blocked:
     outlook = fleet.outlook(submit.model, demand.work, demand.now)
     load, expected = seqs / max_seqs + tokens / total, outlook.forecast
     is_open = room & ((outlook.loads.backlog == 0) | (expected.backlog_s < backlog_s))
-    return _Views(slots, able, room, is_open, load, expected, outlook.cached, demand.waited_s)
+    misses = missed(expected, demand)
+    return _Views(slots, able, room, is_open, load, expected, outlook.cached, misses, demand.waited_s)
 
 
 def _narrow(mask: Mask, preferred: Mask) -> Mask:
@@ -217,34 +219,51 @@ def _caveat(submit: Submit, engine: Engine) -> str:
     return ""
 
 
-def _listed(submit: Submit, fleet: Fleet, views: _Views, picked: int) -> list[Candidate]:
+def _listed(submit: Submit, fleet: Fleet, views: _Views, placed: Placed) -> list[Candidate]:
     """List the chosen engine, the next best, and some that were excluded, with why."""
+    picked = int(np.flatnonzero(views.slots == placed.engine.slot)[0])
     rivals = np.flatnonzero(views.room)
     if len(rivals) > MAX_LISTED:
         rivals = rivals[np.argpartition(views.load[rivals], MAX_LISTED)[:MAX_LISTED]]
     rivals = rivals[np.argsort(views.load[rivals], kind="stable")]
-    indices = [picked, *(int(index) for index in rivals if index != picked)]
-    indices += [int(index) for index in np.flatnonzero(~views.room)[:MAX_LISTED]]
-    return [_candidate(submit, fleet.at(int(views.slots[i])), float(views.load[i]), views, i) for i in indices]
+    excluded = np.flatnonzero(~views.room)[:MAX_LISTED]
+    listed = np.concatenate([[picked], rivals[rivals != picked], excluded])
+    expected = views.expected
+    figures = zip(
+        views.slots[listed].tolist(),
+        views.load[listed].round(4).tolist(),
+        views.cached[listed].astype(int).tolist(),
+        (1e3 * (views.waited_s + expected.first_s[listed])).round(3).tolist(),
+        (1e3 * expected.usual_s[listed]).round(3).tolist(),
+        views.room[listed].tolist(),
+        views.able[listed].tolist(),
+        strict=True,
+    )
+    return [_candidate(submit, fleet.at(slot), *figure) for slot, *figure in figures]
 
 
-def _candidate(submit: Submit, engine: Engine, load: float, views: _Views, index: int) -> Candidate:
+def _candidate(
+    submit: Submit,
+    engine: Engine,
+    load: float,
+    cached: int,
+    ttft_ms: float,
+    itl_ms: float,
+    has_room: bool,
+    is_able: bool,
+) -> Candidate:
     gauges = engine.report.gauges if engine.report else None
     return Candidate(
         engine_id=engine.engine_id,
-        load=round(load, 4),
+        load=load,
         running=gauges.running if gauges else 0,
         waiting=gauges.waiting if gauges else 0,
         reserved=engine.reservations.seqs if engine.is_stale else engine.reservations.unseen_seqs,
-        cached_tokens=int(views.cached[index]),
-        predicted_ttft_ms=_ms(views.waited_s + views.expected.first_s[index]),
-        predicted_itl_ms=_ms(views.expected.usual_s[index]),
-        excluded=None if views.room[index] else _why_excluded(submit, engine, bool(views.able[index])),
+        cached_tokens=cached,
+        predicted_ttft_ms=ttft_ms,
+        predicted_itl_ms=itl_ms,
+        excluded=None if has_room else _why_excluded(submit, engine, is_able),
     )
-
-
-def _ms(seconds: float) -> float:
-    return round(float(seconds) * 1e3, 3)
 
 
 def _why_excluded(submit: Submit, engine: Engine, is_able: bool) -> str:

@@ -11,7 +11,7 @@ class Queues:
     """One queue per model, so that no model waits behind another."""
 
     def __init__(self, policy: QueuePolicy) -> None:
-        self.policy = policy
+        self._use(policy)
         self._queues: dict[str, RequestQueue] = {}
         self._parked: dict[str, dict[str, Request]] = {}
 
@@ -51,22 +51,16 @@ class Queues:
         if request.state is State.PARKED:
             return self._parked.get(model, {}).pop(request.request_id, None) is not None
         queue = self._queues.get(model)
-        found = queue is not None and queue.remove(request)
-        if queue is not None and not queue:
-            del self._queues[model]
-        return found
+        return queue is not None and queue.remove(request)
 
     def serve(self, request: Request) -> None:
         """Remove the head of a queue, because it has been placed."""
-        queue = self._queues[request.submit.model]
-        queue.serve(request)
-        if not queue:
-            del self._queues[request.submit.model]
+        self._queues[request.submit.model].serve(request)
 
     def review(self, wait_s: float, now: float) -> None:
         """Let the policy look at the load; if it wants another order, order all queues anew."""
         waiting = sum(map(len, self._queues.values()))
-        if isinstance(self.policy, Reviewed) and self.policy.review(waiting, wait_s, now):
+        if self._reviewed is not None and self._reviewed.review(waiting, wait_s, now):
             self.change_policy(self.policy)
 
     def park(self, request: Request) -> None:
@@ -82,7 +76,7 @@ class Queues:
 
     def change_policy(self, policy: QueuePolicy) -> None:
         """Order everything by another policy; nothing is lost."""
-        self.policy = policy
+        self._use(policy)
         for queue in self._queues.values():
             queue.reorder(policy)
 
@@ -95,6 +89,10 @@ class Queues:
             yield from queue
         for parked in self._parked.values():
             yield from parked.values()
+
+    def _use(self, policy: QueuePolicy) -> None:
+        self.policy = policy
+        self._reviewed = policy if isinstance(policy, Reviewed) else None
 
     def _of(self, model: str) -> RequestQueue:
         queue = self._queues.get(model)

@@ -186,5 +186,5 @@ def few_enough(most: Vector, mean: Vector) -> Vector:
     count = np.floor(most) + 1.0
     ninth = 1.0 / (9.0 * np.maximum(count, 1.0))
     distance = (np.cbrt(mean / np.maximum(count, 1.0)) - (1.0 - ninth)) / np.sqrt(ninth)
-    likely = 1.0 / (1.0 + np.exp(np.clip(1.702 * distance, -50.0, 50.0)))
+    likely = 1.0 / (1.0 + np.exp(np.minimum(1.702 * distance, 50.0)))
     return np.where(count < 1.0, 0.0, np.where(count == 1.0, np.exp(-mean), likely))

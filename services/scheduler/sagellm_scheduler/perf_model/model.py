@@ -1,6 +1,6 @@
 """The performance model: one object that knows every engine's step times and how predictions come out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_time
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.regression import Vector
 
-POINTS = ((-(3.0**0.5), 1 / 6), (0.0, 2 / 3), (3.0**0.5, 1 / 6))
+DISTANCES, WEIGHTS = np.array([[-(3.0**0.5)], [0.0], [3.0**0.5]]), np.array([1 / 6, 2 / 3, 1 / 6])
 """Gauss and Hermite's three points of a normal distribution, in standard deviations, and their weights."""
 
 
@@ -64,6 +64,8 @@ class Forecast:
     stalls: Vector
     stall_s: Vector
     answer: float
+    known: dict[float, Vector] = field(default_factory=dict)
+    """Probabilities by limit that have been asked for; of what was before, by the limit's negative."""
 
     def first_within(self, limit_s: float, delay_s: float = 0.0) -> Vector:
         """Probability [n] that the first token comes within so many seconds, if it is delayed besides."""
@@ -75,12 +77,14 @@ class Forecast:
         A short answer has it short unless a prompt comes between, a long one has its share of them: few enough of those
         must come. Steps are uncertain by the spread, of which three points stand for all.
         """
-        within = np.zeros_like(self.per_s)
+        known = self.known.get(limit_s)
+        if known is not None:
+            return known
         mean = self.stalls * self.answer * self.per_s
-        for distance, weight in POINTS:
-            left_s = limit_s * np.exp(-distance * self.per_spread) - self.step_s
-            most = np.where(self.stall_s > 0.0, left_s * self.answer / np.maximum(self.stall_s, 1e-9), 1e9)
-            within += weight * np.where(left_s > 0.0, few_enough(np.minimum(most, 1e9), mean), 0.0)
+        left_s = limit_s * np.exp(-DISTANCES * self.per_spread) - self.step_s
+        most = np.where(self.stall_s > 0.0, left_s * self.answer / np.maximum(self.stall_s, 1e-9), 1e9)
+        within = WEIGHTS @ np.where(left_s > 0.0, few_enough(np.minimum(most, 1e9), mean), 0.0)
+        self.known[limit_s] = within
         return within
 
     def all_within(self, limit_s: float, answer: float) -> Vector:
@@ -90,7 +94,9 @@ class Forecast:
     def others_harmed(self, limit_s: float, after_s: Vector) -> Vector:
         """How many of the others, which have `after_s` [n] from token to token then, are expected to exceed the limit
         for the request's sake, shape [n]."""
-        before = _within(self.per_before_s, self.per_spread, limit_s)
+        before = self.known.get(-limit_s)
+        if before is None:
+            before = self.known[-limit_s] = _within(self.per_before_s, self.per_spread, limit_s)
         after = _within(after_s, self.per_spread, limit_s)
         return self.others * np.maximum(0.0, before - after)
 
@@ -188,4 +194,4 @@ def _within(expected_s: Vector, spread: Vector, limit_s: float) -> Vector:
     if limit_s <= 0.0:
         return np.zeros_like(expected_s)
     distance = np.log(limit_s / np.maximum(expected_s, 1e-9)) / spread
-    return 1.0 / (1.0 + np.exp(np.clip(-1.702 * distance, -50.0, 50.0)))
+    return 1.0 / (1.0 + np.exp(np.minimum(-1.702 * distance, 50.0)))

@@ -64,7 +64,7 @@ class RobustRegression:
         seen = self._seen()
         if not len(seen):
             return FIRST_SPREAD
-        return max(LEAST_SPREAD, 1.4826 * float(np.median(np.abs(seen - np.median(seen)))))
+        return max(LEAST_SPREAD, 1.4826 * _median(np.abs(seen - _median(seen))))
 
     def ratio(self, quantile: float) -> float:
         """Return the quantile of observed over predicted; 1 while nothing has been observed."""
@@ -75,7 +75,7 @@ class RobustRegression:
         """How far most of the newest samples are off. Then not they are wrong: the machine has changed."""
         places = np.arange(max(0, self.num_samples - RECENT), self.num_samples) % KEEP_RATIOS
         newest = np.concatenate([self._ratios[places], ratios])[-RECENT:]
-        return abs(float(np.median(newest)) - 1.0)
+        return abs(_median(newest) - 1.0)
 
     def _seen(self) -> Vector:
         return self._ratios[: min(self.num_samples, KEEP_RATIOS)]
@@ -103,6 +103,12 @@ def non_negative(gram: Matrix, moment: Vector) -> Vector:
             break
         kept[worst] = False
     return theta
+
+
+def _median(values: Vector) -> float:
+    """The middle one, the upper of two: numpy's own takes ten times as long for so few."""
+    middle = len(values) // 2
+    return float(np.partition(values, middle)[middle])
 
 
 def _huber_weights(errors: Vector, limit: float) -> Vector:
