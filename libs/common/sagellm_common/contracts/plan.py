@@ -1,5 +1,7 @@
 """Advice of the planner, kept in the bucket `plans` under the model's name; scalers follow it."""
 
+from typing import get_args
+
 from pydantic import Field
 
 from sagellm_common.contracts.base import Message
@@ -37,3 +39,8 @@ class FleetPlan(Message):
     def count(self) -> int:
         """All engines that are wanted."""
         return sum(group.count for group in self.groups)
+
+    def counts(self) -> dict[EngineRole, int]:
+        """Return the engines that are wanted of each role, of all kinds together."""
+        roles: tuple[EngineRole, ...] = get_args(EngineRole)
+        return {role: sum(group.count for group in self.groups if group.role == role) for role in roles}

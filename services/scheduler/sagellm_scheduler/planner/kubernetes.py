@@ -1,24 +1,39 @@
 """Engines as Deployments of a Kubernetes cluster, found by their labels and scaled by the scale API."""
 
-import asyncio
 import json
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from sagellm_common.contracts.engines import EngineRole
-from sagellm_common.errors import NotFound, PermissionDenied, SageError, Unavailable
-from sagellm_common.subjects import encode_token
+from sagellm_common.errors import (
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    SageError,
+    Unauthenticated,
+    Unavailable,
+)
+from sagellm_scheduler.planner.settings import PlannerSettings
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_S = 10.0
-MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+MERGE_PATCH = "application/merge-patch+json"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 MODEL_LABEL, ROLE_LABEL = "sagellm.io/model", "sagellm.io/role"
+LONGEST_LABEL = 63
+
+
+def label_of(model: str) -> str:
+    """Return a model's name as the value of a label: what a label cannot have is a dot, and of a long name the last 63
+    characters count."""
+    return re.sub(r"[^A-Za-z0-9_.-]", ".", model)[-LONGEST_LABEL:].strip("._-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,18 +46,53 @@ class Cluster:
     ca: Path | None = None
 
     @classmethod
-    def inside(cls, environment: Mapping[str, str], account: Path = ACCOUNT) -> "Cluster":
+    def of(cls, settings: PlannerSettings, environment: Mapping[str, str], account: Path = ACCOUNT) -> Self:
+        """The cluster that the settings name, else the one in which this process runs; raises Unavailable outside."""
+        if not settings.kubernetes_url:
+            return cls.inside(environment, account)
+        return cls(
+            url=settings.kubernetes_url,
+            namespace=settings.kubernetes_namespace,
+            token=settings.kubernetes_token,
+            ca=settings.kubernetes_ca,
+        )
+
+    @classmethod
+    def inside(cls, environment: Mapping[str, str], account: Path = ACCOUNT) -> Self:
         """The cluster in which this process runs; raises Unavailable outside of one."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host or not (account / "token").is_file():
-            raise Unavailable("this process does not run in a Kubernetes cluster; set SAGELLM_KUBERNETES_URL")
+        if not host:
+            raise Unavailable("this process does not run in a Kubernetes cluster: set SAGELLM_KUBERNETES_URL")
+        if not (account / "token").is_file():
+            raise Unavailable(f"this pod has no token in {account}: give it a ServiceAccount that is mounted")
         host = f"[{host}]" if ":" in host else host
-        namespace = (account / "namespace").read_text().strip()
+        namespace = _read(account / "namespace", "namespace")
         return cls(url=f"https://{host}:{port}", namespace=namespace, token=account / "token", ca=account / "ca.crt")
 
 
+class _Metadata(BaseModel):
+    name: str
+    annotations: dict[str, str] = {}
+
+
+class _Spec(BaseModel):
+    replicas: int = 1
+
+
+class _Object(BaseModel):
+    """What we read of a Deployment or a Pod."""
+
+    metadata: _Metadata
+    spec: _Spec = _Spec()
+
+
+class _Objects(BaseModel):
+    items: list[_Object]
+
+
 class KubernetesScaler:
-    """Scales the Deployment with the labels `sagellm.io/model` (encoded as in subjects) and `sagellm.io/role`.
+    """Scales the Deployment with the labels `sagellm.io/model` (see `label_of`) and `sagellm.io/role`, which its pods
+    have too.
 
     Pods are named after their engines (`SAGELLM_ENGINE_ID` from `metadata.name`); those with the fewest requests are
     ended first. An engine drains on SIGTERM, as long as its pod's grace period lasts.
@@ -58,73 +108,105 @@ class KubernetesScaler:
 
     async def count(self, model: str, role: EngineRole) -> int:
         """Return the replicas asked for; 0 if there is no Deployment for the role."""
-        name = await self._deployment(model, role)
-        return 0 if name is None else int((await self._call("GET", self._scale_of(name)))["spec"].get("replicas", 0))
+        found = await self._deployment(model, role)
+        return 0 if found is None else found.spec.replicas
 
     async def scale(self, model: str, role: EngineRole, count: int, num_open: Mapping[str, int]) -> None:
         """Set the replicas; the costs of deletion of the pods first, if some are to go."""
-        name = await self._deployment(model, role)
-        if name is None:
-            raise NotFound(f"no Deployment has the labels {self._labels(model, role)}: create one to have it scaled")
-        scale = await self._call("GET", self._scale_of(name))
-        if count < int(scale["spec"].get("replicas", 0)):
+        found = await self._deployment(model, role)
+        if found is None:
+            raise NotFound(f"no Deployment has the labels {_labels(model, role)}: create one to have it scaled")
+        if count < found.spec.replicas:
             await self._set_costs(model, role, num_open)
-        await self._call("PATCH", self._scale_of(name), {"spec": {"replicas": count}})
+        await self._patch(self._deployments(f"/{found.metadata.name}/scale"), {"spec": {"replicas": count}})
 
     async def _set_costs(self, model: str, role: EngineRole, num_open: Mapping[str, int]) -> None:
-        pods = await self._call("GET", self._core("pods"), labels=self._labels(model, role))
-        names = [str(pod["metadata"]["name"]) for pod in pods["items"]]
-        await asyncio.gather(*(self._set_cost(name, num_open.get(name, 0)) for name in names))
+        for pod in await self._list(self._pods(), model, role):
+            name, cost = pod.metadata.name, str(num_open.get(pod.metadata.name, 0))
+            if pod.metadata.annotations.get(DELETION_COST, "0") == cost:
+                continue
+            try:
+                await self._patch(self._pods(f"/{name}"), {"metadata": {"annotations": {DELETION_COST: cost}}})
+            except NotFound:  # it has gone meanwhile
+                continue
 
-    async def _set_cost(self, name: str, cost: int) -> None:
-        await self._call("PATCH", self._core(f"pods/{name}"), {"metadata": {"annotations": {DELETION_COST: str(cost)}}})
+    async def _deployment(self, model: str, role: EngineRole) -> _Object | None:
+        found = await self._list(self._deployments(), model, role)
+        if len(found) > 1:
+            names = ", ".join(deployment.metadata.name for deployment in found)
+            raise InvalidArgument(f"{names} all have the labels {_labels(model, role)}: leave them on one Deployment")
+        return found[0] if found else None
 
-    async def _deployment(self, model: str, role: EngineRole) -> str | None:
-        path = f"/apis/apps/v1/namespaces/{self._cluster.namespace}/deployments"
-        items = (await self._call("GET", path, labels=self._labels(model, role)))["items"]
-        return str(items[0]["metadata"]["name"]) if items else None
+    def _deployments(self, rest: str = "") -> str:
+        return f"/apis/apps/v1/namespaces/{self._cluster.namespace}/deployments{rest}"
 
-    def _labels(self, model: str, role: EngineRole) -> str:
-        return f"{MODEL_LABEL}={encode_token(model)},{ROLE_LABEL}={role}"
+    def _pods(self, rest: str = "") -> str:
+        return f"/api/v1/namespaces/{self._cluster.namespace}/pods{rest}"
 
-    def _scale_of(self, name: str) -> str:
-        return f"/apis/apps/v1/namespaces/{self._cluster.namespace}/deployments/{name}/scale"
-
-    def _core(self, path: str) -> str:
-        return f"/api/v1/namespaces/{self._cluster.namespace}/{path}"
-
-    async def _call(
-        self, method: str, path: str, patch: Mapping[str, Any] | None = None, *, labels: str = ""
-    ) -> dict[str, Any]:
-        headers = {} if patch is None else dict(MERGE_PATCH)
-        if self._cluster.token is not None:
-            headers["Authorization"] = f"Bearer {self._cluster.token.read_text().strip()}"  # it is renewed at times
+    async def _list(self, path: str, model: str, role: EngineRole) -> list[_Object]:
+        reply = await self._call("GET", path, params={"labelSelector": _labels(model, role)})
         try:
-            reply = await self._client.request(
-                method,
-                path,
-                params={"labelSelector": labels} if labels else None,
-                content=None if patch is None else json.dumps(patch),
-                headers=headers,
-            )
-        except httpx.HTTPError as error:
-            raise Unavailable(f"the Kubernetes API at {self._cluster.url} cannot be reached: {error!r}") from error
-        if reply.is_error:
+            return _Objects.model_validate_json(reply.content).items
+        except ValidationError as error:
+            raise Unavailable(
+                f"{self._cluster.url} does not answer as Kubernetes does: check SAGELLM_KUBERNETES_URL"
+            ) from error
+
+    async def _patch(self, path: str, patch: Mapping[str, Any]) -> None:
+        await self._call("PATCH", path, content=json.dumps(patch), headers={"Content-Type": MERGE_PATCH})
+
+    async def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
+        headers = {**request.pop("headers", {}), **self._authorization()}
+        try:
+            reply = await self._client.request(method, path, headers=headers, **request)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unavailable(
+                f"the Kubernetes API at {self._cluster.url} cannot be reached ({error!r}): check SAGELLM_KUBERNETES_URL"
+            ) from error
+        if not reply.is_success:
             raise _refusal(method, path, reply)
-        body: dict[str, Any] = reply.json()
-        return body
+        return reply
+
+    def _authorization(self) -> dict[str, str]:
+        """Read the token anew: it is renewed at times."""
+        if self._cluster.token is None:
+            return {}
+        return {"Authorization": f"Bearer {_read(self._cluster.token, 'token')}"}
+
+
+def _labels(model: str, role: EngineRole) -> str:
+    return f"{MODEL_LABEL}={label_of(model)},{ROLE_LABEL}={role}"
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unavailable(f"the {what} for Kubernetes cannot be read from {path}: {error}") from error
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext | bool:
-    return True if ca is None else ssl.create_default_context(cafile=str(ca))
+    if ca is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except OSError as error:  # ssl.SSLError is one
+        raise Unavailable(f"{ca} holds no certificate: correct SAGELLM_KUBERNETES_CA ({error})") from error
 
 
 def _refusal(method: str, path: str, reply: httpx.Response) -> SageError:
+    """Return what a refusal means for us, with what to do."""
     try:
-        message = reply.json()["message"]
+        message = str(reply.json()["message"])
     except (ValueError, KeyError, TypeError):
         message = reply.reason_phrase
     text = f"Kubernetes refuses {method} {path}: {reply.status_code} {message}"
-    if reply.status_code in (401, 403):
-        return PermissionDenied(f"{text}; see the Role in deploy/kubernetes/planner.yaml")
-    return NotFound(text) if reply.status_code == 404 else Unavailable(text)
+    if reply.status_code == 401:
+        return Unauthenticated(f"{text}; its token is not valid: check SAGELLM_KUBERNETES_TOKEN or the ServiceAccount")
+    if reply.status_code == 403:
+        return PermissionDenied(f"{text}; give it the Role in deploy/kubernetes/planner.yaml")
+    if reply.status_code == 404:
+        return NotFound(f"{text}; it has gone, or the namespace is another one")
+    if reply.status_code in (400, 422):
+        return InvalidArgument(text)
+    return Unavailable(f"{text}; it is tried again with the next plan")

@@ -26,15 +26,14 @@ class Scaler(Protocol):
 async def follow(plan: FleetPlan, scaler: Scaler, num_open: Mapping[str, int]) -> dict[EngineRole, tuple[int, int]]:
     """Do what a plan says; returns by role how many engines there were and how many are asked for now.
 
-    More first. Fewer only once as many as are wanted in all are ready, so that a change of roles leaves no gap.
+    More first. Fewer only once as many as are wanted are ready in each role, so that a change of roles leaves no gap.
     """
-    wanted = {role: sum(group.count for group in plan.groups if group.role == role) for role in ROLES}
+    wanted = plan.counts()
     now = {role: await scaler.count(plan.model, role) for role in ROLES}
+    is_whole = all(plan.ready.get(role, 0) >= count for role, count in wanted.items())
     changed: dict[EngineRole, tuple[int, int]] = {}
     for role in sorted(ROLES, key=lambda role: now[role] - wanted[role]):
-        is_less = wanted[role] < now[role]
-        if wanted[role] == now[role] or (is_less and plan.engines_now < plan.count):
-            continue
-        await scaler.scale(plan.model, role, wanted[role], num_open)
-        changed[role] = (now[role], wanted[role])
+        if wanted[role] > now[role] or (wanted[role] < now[role] and is_whole):
+            await scaler.scale(plan.model, role, wanted[role], num_open)
+            changed[role] = (now[role], wanted[role])
     return changed

@@ -1,0 +1,45 @@
+"""The bucket `plans`: read once, written with each plan, and written again when the server has lost it."""
+
+from sagellm_common.bus import Bucket, Bus
+from sagellm_common.bus.restoring import after_reconnect
+from sagellm_common.contracts.plan import FleetPlan
+from sagellm_common.errors import Unavailable
+from sagellm_common.subjects import encode_token
+
+
+class KeptPlans:
+    """The newest plan of each model, by its name, in memory and in the bucket. One planner writes it."""
+
+    def __init__(self, bus: Bus, bucket: Bucket, newest: dict[str, FleetPlan]) -> None:
+        self._bus, self._bucket, self.newest = bus, bucket, newest
+        after_reconnect(bus, bucket.name, self.restore)
+
+    @classmethod
+    async def open(cls, bus: Bus) -> "KeptPlans":
+        """Read what was planned before; raises Unavailable."""
+        bucket = await _open(bus)
+        return cls(bus, bucket, {plan.model: plan for plan in (await bucket.read_all(FleetPlan)).values()})
+
+    async def put(self, plan: FleetPlan) -> None:
+        """Keep a plan; raises Unavailable, after which the next `put` or `restore` writes this one too."""
+        self.newest[plan.model] = plan
+        try:
+            await self._write(plan)
+        except Unavailable:
+            await self.restore()
+
+    async def restore(self) -> None:
+        """Open the bucket again, which may have gone with the server's storage, and write all plans.
+
+        Raises Unavailable.
+        """
+        self._bucket = await _open(self._bus)
+        for plan in list(self.newest.values()):
+            await self._write(plan)
+
+    async def _write(self, plan: FleetPlan) -> None:
+        await self._bucket.put(encode_token(plan.model), plan)
+
+
+async def _open(bus: Bus) -> Bucket:
+    return await bus.bucket(bus.settings.subjects.bucket("plans"))
