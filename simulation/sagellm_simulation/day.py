@@ -40,11 +40,12 @@ def at(levels: list[float], seconds: float) -> float:
 
 
 def compose(parts: list[tuple[Trace, Curve]], seed: int, hours: int = HOURS) -> Trace:
-    """Let traces run side by side, each begun again when it is over, its times stretched or squeezed so that the rate
-    follows its curve."""
+    """Let traces run side by side, each from a place of its own on and begun again when it is over, its times stretched
+    or squeezed so that the rate follows its curve."""
     requests: list[TraceRequest] = []
     for number, (trace, curve) in enumerate(parts):
-        requests += _follow(trace, curve.levels(seed + number, hours), f"{trace.name}-", hours * HOUR_S)
+        first = random.Random(seed + number).randrange(len(trace.requests))
+        requests += _follow(trace, first, curve.levels(seed + number, hours), f"{number}-", hours * HOUR_S)
     requests.sort(key=lambda request: (request.at, request.request_id))
     return Trace("a day", requests, parts[0][0].block)
 
@@ -58,15 +59,14 @@ def history(parts: list[tuple[Trace, Curve]], seed: int, days: int) -> list[floa
     return total
 
 
-def _follow(trace: Trace, levels: list[float], name: str, end_s: float) -> list[TraceRequest]:
-    """Requests of one trace; of prefixes only those of the same round are shared."""
+def _follow(trace: Trace, first: int, levels: list[float], name: str, end_s: float) -> list[TraceRequest]:
+    """Requests of one trace from the `first` on."""
     found: list[TraceRequest] = []
-    now, last, place = 0.0, 0.0, 0
-    pause = 1.0 / trace.rate
+    total, now, place = len(trace.requests), 0.0, first
     while now < end_s:
-        request = trace.requests[place % len(trace.requests)]
-        gap = request.at - last if place % len(trace.requests) else pause
-        last, place = request.at, place + 1
+        request, last = trace.requests[place % total], trace.requests[place % total - 1]
+        gap = request.at - last.at if place % total else 1.0 / trace.rate
+        place += 1
         now += gap * trace.rate / max(1e-6, at(levels, now))
         if now < end_s:
             found.append(replace(request, request_id=f"{name}{place}", at=now))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sagellm_common.contracts.plan import FleetPlan
-from sagellm_scheduler.planner.core import Planner, PlannerConfig
+from sagellm_scheduler.planner.core import FIRST_MARGIN, Planner, PlannerConfig
 from sagellm_scheduler.planner.demand import HOUR_S
 from sagellm_scheduler.planner.seasons import next_hours
 from sagellm_simulation.engine import SimEngine
@@ -39,7 +39,7 @@ class Scaler:
         hours: list[float] | None = None,
     ) -> None:
         self._world, self._spec, self._start_s = world, spec, start_s
-        former = FleetPlan(model=MODEL, time_s=0.0, groups=[], hours=hours or [])
+        former = FleetPlan(model=MODEL, time_s=0.0, groups=[], hours=hours or [], margin=FIRST_MARGIN)
         self._planner = Planner(config, MODEL, former)
         self._ordered = 0
         self._since = {engine.engine_id: 0.0 for engine in world.engines.values()}

@@ -93,7 +93,7 @@ L4_8B = EngineSpec(
     over_knee=2.2e-4,
     knee=160,
     num_pages=6_700,
-    max_batch_tokens=2048,
+    max_batch_tokens=512,
     max_num_seqs=128,
     price_per_hour=0.8,
 )

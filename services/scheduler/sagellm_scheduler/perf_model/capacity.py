@@ -35,11 +35,12 @@ class Limits:
     max_tokens: float
 
 
-def prefills_per_s(limits: Limits, mix: Mix) -> float:
-    """Return how many prompts a second an engine prefills that does nothing else, in steps as large as it takes."""
+def prefills_per_s(limits: Limits, mix: Mix, *, beside: bool = False) -> float:
+    """Return how many prompts a second an engine prefills that does nothing else, in steps as large as it takes; or
+    could prefill in steps that it takes anyway, `beside` sequences that decode."""
     base, prefill, _, _, products, over = (float(value) for value in limits.coefficients)
     step = limits.max_batch_tokens
-    per_token = prefill + (base + over * max(0.0, step - limits.knee)) / step
+    per_token = prefill + (base * (not beside) + over * max(0.0, step - limits.knee)) / step
     return 1.0 / max(1e-12, mix.new * per_token + mix.products * products)
 
 
@@ -103,7 +104,7 @@ def requests_per_s(fleet: Sequence[Limits], mix: Mix, itl_s: float) -> float:
     Prompts go first to the engines that are best at them compared with decoding, which is the optimum of the linear
     programme; the rate is found by halving.
     """
-    rates = [(prefills_per_s(limits, mix), answers_per_s(limits, mix, itl_s)) for limits in fleet]
+    rates = [(prefills_per_s(limits, mix, beside=True), answers_per_s(limits, mix, itl_s)) for limits in fleet]
     rates.sort(key=lambda rate: rate[1] / rate[0])
     low, high = 0.0, sum(prefill for prefill, _ in rates)
     while high - low > PRECISION * max(high, 1.0):

@@ -19,6 +19,7 @@ from sagellm_scheduler.planner.margin import Margin
 from sagellm_scheduler.planner.sizing import Load, Offer, Sizing, size
 
 RATIOS = (0.5, 2.0)
+FIRST_MARGIN = 1.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,7 @@ class Planner:
     def __init__(self, config: PlannerConfig, model: str, former: FleetPlan | None = None) -> None:
         self._config, self._model = config, model
         self._mean = MeanRequest()
-        self._margin = Margin(config.attainment, former.margin if former else 1.0)
+        self._margin = Margin(config.attainment, former.margin if former else FIRST_MARGIN)
         self._performance = PerformanceModel()
         self._engines: dict[str, _Running] = {}
         self._known: dict[str, tuple[EngineRegistration, EngineTimes]] = {}
