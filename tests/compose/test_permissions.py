@@ -4,14 +4,18 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import nats
 import pytest
 from nats.aio.client import Client
 
+from sagellm_common.bus import Bucket, Bus
+from sagellm_common.contracts.base import Message
+from sagellm_common.contracts.policy import Leader
 from sagellm_common.nats_server import NatsServer
 from support.compose import dot_env
-from support.compose_stack import start_nats
+from support.compose_stack import bus_settings, start_nats
 from support.wait import eventually
 
 USERS = ["gateway", "scheduler", "registry", "engine", "client"]
@@ -199,6 +203,62 @@ def test_a_wrong_password_is_refused(server: NatsServer, options: dict[str, str]
         stream.flush()
         assert stream.readline().strip() == b"-ERR 'Authorization Violation'"
         stream.close()
+
+
+READS = [
+    ("gateway", "engines"),
+    ("gateway", "leader"),
+    ("scheduler", "engines"),
+    ("scheduler", "policy"),
+    ("registry", "models"),
+    ("client", "engines"),
+]
+
+
+@asynccontextmanager
+async def _bucket(server: NatsServer, name: str, bucket: str) -> AsyncIterator[Bucket]:
+    bus = await Bus.connect(bus_settings(server, name), "test")
+    try:
+        yield await bus.bucket(f"sagellm_default_{bucket}")
+    finally:
+        await bus.close()
+
+
+@pytest.mark.parametrize(("name", "bucket"), READS)
+async def test_a_user_reads_the_buckets_that_it_needs(server: NatsServer, name: str, bucket: str) -> None:
+    """Who follows a bucket may open and read all of it."""
+    async with _bucket(server, "scheduler" if name == "client" else name, bucket):
+        pass  # a client cannot make a bucket
+    async with _bucket(server, name, bucket) as opened:
+        assert await opened.read_all(Message) == {}
+
+
+@pytest.mark.parametrize("name", USERS)
+async def test_other_buckets_are_closed(user: Connect, name: str) -> None:
+    """Nobody reads a whole bucket that it does not need."""
+    me = await user(name)
+    for bucket in {bucket for _, bucket in READS} - {bucket for reader, bucket in READS if reader == name}:
+        await me.may_not_publish(f"$JS.API.DIRECT.GET.KV_sagellm_default_{bucket}")
+
+
+async def test_a_lease_and_a_registration_are_looked_up_by_their_owners(server: NatsServer) -> None:
+    """The scheduler finds out that a lease is taken, and an engine reads its own entry."""
+    leader = Leader(scheduler_id="s", started_at=0.0)
+    async with _bucket(server, "scheduler", "leader") as lease:
+        assert await lease.create("scheduler", leader) is not None
+        assert await lease.create("scheduler", leader) is None
+        await lease.delete("scheduler")
+    async with _bucket(server, "engine", "engines") as engines:
+        assert await engines.get(Leader, "e") is None
+
+
+@pytest.mark.parametrize("name", USERS)
+async def test_nobody_makes_consumers(user: Connect, name: str) -> None:
+    """Consumers stay on the server, and nothing needs them."""
+    me = await user(name)
+    for bucket in ("engines", "leader", "policy", "models"):
+        await me.may_not_publish(f"$JS.API.CONSUMER.CREATE.KV_sagellm_default_{bucket}")
+        await me.may_not_publish(f"$JS.API.CONSUMER.CREATE.KV_sagellm_default_{bucket}.c")
 
 
 async def test_a_reply_reaches_only_who_asked(user: Connect) -> None:

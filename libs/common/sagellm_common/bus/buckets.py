@@ -1,8 +1,7 @@
 """KV buckets for low-rate facts: typed reads and writes, and following what changes.
 
-A bucket's own time to live removes entries silently, so following combines three sources: the core subject
-`$KV.<bucket>.>` as a hint that a key has changed, a read of that key, and a full read every few seconds and after
-each reconnect.
+A bucket's own time to live removes entries silently, so following combines two sources: the core subject
+`$KV.<bucket>.>` as a hint that a key has changed, and full reads, after each hint and every few seconds.
 """
 
 import asyncio
@@ -16,9 +15,10 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import KeyValueConfig, StorageType
+from nats.js.api import KeyValueConfig, StorageType, StreamConfig
 from nats.js.kv import KeyValue
 
+from sagellm_common.bus.reading import read_values
 from sagellm_common.codec import decode, encode
 from sagellm_common.contracts.base import Message
 from sagellm_common.errors import SageError, Unavailable
@@ -42,11 +42,13 @@ class Bucket:
     async def open(
         cls, js: JetStreamContext, client: Client, name: str, *, ttl_s: float | None, history: int
     ) -> "Bucket":
-        """Open or create the bucket; an existing one keeps its settings."""
-        config = KeyValueConfig(bucket=name, ttl=ttl_s, history=history, storage=StorageType.FILE)
+        """Open or create the bucket; an existing one keeps its settings, but is made to allow direct reads."""
+        config = KeyValueConfig(bucket=name, ttl=ttl_s, history=history, storage=StorageType.FILE, direct=True)
         try:
             kv = await _open_or_create(js, config)
             info = await js.stream_info(f"KV_{name}")
+            if not info.config.allow_direct:
+                kv = await _with_direct_reads(js, name, info.config)
         except _FAULTS as error:
             raise Unavailable(f"the bucket {name} cannot be opened: {error}") from error
         created = info.created
@@ -102,36 +104,11 @@ class Bucket:
         return {key: value for key, data in raw.items() if (value := _decoded(cls, key, data)) is not None}
 
     async def _read_raw(self) -> dict[str, bytes]:
-        """Read everything; an empty answer is doubted once if the stream is not empty.
-
-        nats-py's watch takes values that the server has sent and its callback has not seen yet for none at all.
-        """
-        found = await self._read_once()
-        if not found and await self._has_messages():
-            found = await self._read_once()
-        return found
-
-    async def _has_messages(self) -> bool:
-        try:
-            return bool((await self._kv.status()).values)
-        except _FAULTS:
-            return False
-
-    async def _read_once(self) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):  # a connection lost meanwhile would leave it waiting for ever
-                watcher = await self._kv.watchall(ignore_deletes=True)
-                try:
-                    async for entry in watcher:
-                        if entry is None:
-                            break
-                        found[entry.key] = entry.value or b""
-                finally:
-                    await watcher.stop()  # type: ignore[no-untyped-call]  # the library leaves it unannotated
+                return await read_values(self._client, self.name)
         except _FAULTS as error:
-            raise Unavailable(f"{self.name}: cannot be read") from error
-        return found
+            raise Unavailable(f"{self.name}: cannot be read: {str(error) or 'no answer came in time'}") from error
 
     async def follow(
         self,
@@ -234,3 +211,14 @@ async def _open_or_create(js: JetStreamContext, config: KeyValueConfig) -> KeyVa
             return await js.create_key_value(config)
         except nats.js.errors.BadRequestError:  # another process has just created it
             return await js.key_value(config.bucket)
+
+
+async def _with_direct_reads(js: JetStreamContext, name: str, config: StreamConfig) -> KeyValue:
+    try:
+        await js.update_stream(config.evolve(allow_direct=True))
+        return await js.key_value(name)
+    except _FAULTS as error:
+        raise Unavailable(
+            f"the bucket {name} was made without direct reads, and this user may not change it: "
+            f"`nats stream edit KV_{name} --allow-direct`"
+        ) from error
