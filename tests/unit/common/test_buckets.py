@@ -1,4 +1,4 @@
-"""Buckets on a bus that does not answer, or answers in part."""
+"""Buckets on a bus that does not answer, answers in part, or answers before it has stored what it announces."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from sagellm_common.bus import Bucket, buckets
 from sagellm_common.codec import encode
 from sagellm_common.contracts.policy import Leader
 from sagellm_common.errors import Unavailable
+from support.wait import eventually
 
 EMPTY = {"Status": "404", "Description": "No Results"}
 EXPIRED = {"Status": "404", "Description": "Message Not Found"}
@@ -22,6 +23,8 @@ TOO_MANY = {"Status": "413", "Description": "Too Many Results"}
 
 class _Server:
     """The library's client, with a server that answers each request with the next of the given answers."""
+
+    is_closed = False
 
     def __init__(self, *answers: list[Msg]) -> None:
         self.answers = list(answers)
@@ -44,6 +47,10 @@ class _Server:
         self.requests.append(json.loads(payload))
         for msg in self.answers.pop(0) if self.answers else []:
             await self._listeners[reply](msg)
+
+    async def announce(self, key: str, data: bytes) -> None:
+        """Say that somebody writes a key."""
+        await self._listeners["$KV.engines.>"](_msg({}, data, f"$KV.engines.{key}"))
 
 
 class _Subscription:
@@ -158,3 +165,28 @@ async def test_a_long_stream_ends_where_nothing_is_left() -> None:
     """In the stream itself the server says of the end what it says of an expired message."""
     server = _Server([_msg(TOO_MANY)], [_stored(3, 0, "a"), _end(3, pending=1)], [_msg(EXPIRED)])
     assert await _read(server) == {"a": 3.0}
+
+
+async def test_a_hint_that_comes_before_its_value_is_stored_is_followed_up() -> None:
+    """A read that does not show yet what was announced is soon repeated, long before the next regular one."""
+    server = _Server([_stored(3, 0, "a"), _end(3)], [_stored(3, 0, "a"), _end(3)], [_stored(4, 0, "a"), _end(4)])
+    seen: list[float] = []
+    follower = await _bucket(server).follow(
+        Leader, lambda key, value: seen.append(value.started_at), lambda key: None, resync_s=60.0
+    )
+    await server.announce("a", _value(4.0))
+    await eventually(lambda: seen == [3.0, 4.0], 2.0)
+    await follower.stop()
+    assert not server.listening
+
+
+async def test_a_hint_that_never_comes_true_is_given_up() -> None:
+    """A write that the server has refused costs a few reads, then the regular ones go on."""
+    same = [_stored(3, 0, "a"), _end(3)]
+    server = _Server(*[same] * 100)
+    follower = await _bucket(server).follow(Leader, lambda key, value: None, lambda key: None, resync_s=60.0)
+    await server.announce("a", _value(4.0))
+    await eventually(lambda: len(server.requests) > 1 and not follower._rereads)
+    assert follower._next_read_s() == 60.0
+    await follower.stop()
+    assert 1 < len(server.requests) <= 2 + len(buckets.REREAD_S)

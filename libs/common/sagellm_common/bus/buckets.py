@@ -26,6 +26,7 @@ from sagellm_common.errors import SageError, Unavailable
 log = structlog.get_logger(__name__)
 V = TypeVar("V", bound=Message)
 READ_TIMEOUT_S = 5.0
+REREAD_S = (0.002, 0.02, 0.2)
 _FAULTS = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
 
 
@@ -138,6 +139,8 @@ class Follower(Generic[V]):
         self._bucket, self._cls = bucket, cls
         self._on_put, self._on_gone, self._resync_s = on_put, on_gone, resync_s
         self._known: dict[str, bytes] = {}
+        self._hinted: dict[str, bytes | None] = {}
+        self._rereads: list[float] = []
         self._wake = asyncio.Event()
         self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -177,13 +180,26 @@ class Follower(Generic[V]):
 
     async def _hint(self, msg: Msg) -> None:
         key = msg.subject.split(".", 2)[2]
-        if self._known.get(key) != msg.data:
+        self._hinted[key] = None if "KV-Operation" in (msg.headers or {}) else msg.data
+        if self._known.get(key) != self._hinted[key]:
+            self._rereads = list(REREAD_S)
             self._wake.set()
+
+    def _next_read_s(self) -> float:
+        """Soon, while a hint has no effect: it can come before the server has stored what it announces.
+
+        Not for ever: the server may have refused the write.
+        """
+        self._hinted = {key: data for key, data in self._hinted.items() if self._known.get(key) != data}
+        if self._hinted and self._rereads:
+            return self._rereads.pop(0)
+        self._hinted.clear()
+        return self._resync_s
 
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):  # no hint came: read all the same
-                async with asyncio.timeout(self._resync_s):  # wait_for can swallow a cancellation (Python 3.11)
+                async with asyncio.timeout(self._next_read_s()):  # wait_for can swallow a cancellation (Python 3.11)
                     await self._wake.wait()
             self._wake.clear()
             try:
