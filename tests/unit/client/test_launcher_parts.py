@@ -14,7 +14,7 @@ from sagellm.launcher.config import StackConfig
 from sagellm.launcher.plan import make_plan
 from sagellm.launcher.ports import choose_port
 from sagellm.launcher.record import StackRecord, is_alive, newest_running, read_record
-from sagellm.launcher.threads import engine_thread_env, engine_threads
+from sagellm.launcher.threads import engine_thread_env, engine_threads, usable_cores
 from sagellm_common.errors import InvalidArgument, Unavailable
 
 
@@ -52,6 +52,33 @@ def test_roles_are_given_to_engines_in_turn(tmp_path: Path) -> None:
     assert [c.env["SAGELLM_PD_POLICY"] for c in children if c.kind == "scheduler"] == ["threshold"]
     with pytest.raises(InvalidArgument, match="no role 'cook'; known are hybrid, prefill, decode"):
         StackConfig(roles=("cook",))
+
+
+def test_with_a_scale_a_planner_keeps_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--scale 2..5`: a planner with these bounds, two engines at first, each made for five on the machine, and as many
+    more as are asked for. Its times follow the caller's environment."""
+    monkeypatch.setenv("SAGELLM_PLAN_HOLD_S", "30")
+    config = StackConfig(engines=2, scale_to=5, env={"SAGELLM_PLAN_EVERY_S": "1"})
+    plan = make_plan(config, tmp_path, port=8000, nats_port=4000)
+    assert [child.kind for child in plan.children].count("engine") == 2
+    [planner] = [child for child in plan.children if child.kind == "planner"]
+    wanted = {"LEAST": "2", "MOST": "5", "EVERY_S": "1", "HOLD_S": "30", "LEAD_S": "10"}
+    assert {name: planner.env[f"SAGELLM_PLAN_{name}"] for name in wanted} == wanted
+    assert planner.command[-2:] == ("-m", "sagellm_scheduler.planner")
+    more = plan.engine(7, "decode")
+    assert (more.name, more.env["SAGELLM_ENGINE_ID"]) == ("engine-7", "engine-7")
+    assert more.env["SAGELLM_ENGINE_ROLE"] == "decode"
+    first = next(child for child in plan.children if child.kind == "engine")
+    assert first.env["SAGELLM_ENGINE_ROLE"] == "hybrid"
+    assert first.env["SAGELLM_THREADS"] == str(engine_threads(usable_cores(), 5))
+
+
+def test_a_scale_that_contradicts_itself_is_refused() -> None:
+    """More at first than at most, and roles beside a planner, which gives them itself."""
+    with pytest.raises(InvalidArgument, match="scale: give 3 to 64 engines at most, not 2"):
+        StackConfig(engines=3, scale_to=2)
+    with pytest.raises(InvalidArgument, match="leave out --roles, and set SAGELLM_PLAN_ROLES=true"):
+        StackConfig(scale_to=2, roles=("prefill",))
 
 
 def test_a_given_bus_is_used_and_names_do_not_collide_on_it(tmp_path: Path) -> None:

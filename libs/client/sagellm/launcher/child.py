@@ -37,11 +37,15 @@ class GuardLine:
 
 
 class Child:
-    """A child in a session of its own, so that Ctrl-C in the terminal reaches only the launcher."""
+    """A child in a session of its own, so that Ctrl-C in the terminal reaches only the launcher.
+
+    `has_answered` is for who watches it to set; a new start takes it back.
+    """
 
     def __init__(self, spec: ChildSpec, log: Path, guard: GuardLine) -> None:
         self.spec = spec
         self.log = log
+        self.has_answered = False
         self._guard = guard
         self._process: asyncio.subprocess.Process | None = None
         self._started_at = 0.0
@@ -66,7 +70,7 @@ class Child:
 
     async def start(self) -> None:
         """Start it, its output going to its log; raises Unavailable if there is no such program."""
-        self._started_at = time.monotonic()
+        self._started_at, self.has_answered = time.monotonic(), False
         with self.log.open("ab") as out:
             try:
                 self._process = await asyncio.create_subprocess_exec(

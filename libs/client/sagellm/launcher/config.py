@@ -17,7 +17,7 @@ class StackConfig:
     `nats_url` None starts a nats-server as a child on a free loopback port. `port` None takes 8000 or the next free
     one; a given port that is busy is an error. `roles` are given to the engines in turn, and prefill and decode are
     separated as `pd` says. With `scale_to`, a planner keeps as many engines as the load needs, between `engines` and so
-    many. `env` goes to every service.
+    many, and gives the roles itself. `env` goes to every service.
     """
 
     model: str | None = None
@@ -40,6 +40,12 @@ class StackConfig:
         if self.scale_to is not None and not self.engines <= self.scale_to <= MAX_ENGINES:
             raise InvalidArgument(
                 f"scale: give {self.engines} to {MAX_ENGINES} engines at most, not {self.scale_to}", param="scale"
+            )
+        if self.scale_to is not None and self.roles:
+            raise InvalidArgument(
+                "scale: a planner gives the roles itself; leave out --roles, and set SAGELLM_PLAN_ROLES=true and "
+                "SAGELLM_KV_TRANSFER=nixl to have engines that prefill and engines that decode",
+                param="scale",
             )
         for role in self.roles:
             if role not in get_args(EngineRole):

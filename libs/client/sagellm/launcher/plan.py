@@ -14,7 +14,7 @@ from sagellm_common.nats_server import MAX_PAYLOAD_BYTES, find_server
 DRAIN_S = 5.0
 """How long a stopping gateway or engine lets open requests go on; the launcher waits a little longer for each."""
 
-PLAN_EVERY_S, PLAN_LEAD_S, PLAN_HOLD_S = "5", "10", "120"
+PLAN_TIMES = {"SAGELLM_PLAN_EVERY_S": "5", "SAGELLM_PLAN_LEAD_S": "10", "SAGELLM_PLAN_HOLD_S": "120"}
 """Engines on this machine start within seconds: less foresight is needed than in a cluster."""
 
 STOP_ORDER = ("planner", "gateway", "engine", "scheduler", "registry", "nats")
@@ -85,6 +85,8 @@ def _service(kind: str, name: str, env: Mapping[str, str]) -> ChildSpec:
 
 
 def _role(config: StackConfig, number: int) -> str:
+    if config.scale_to is not None:
+        return "hybrid"
     return config.roles[(number - 1) % len(config.roles)] if config.roles else ""
 
 
@@ -102,10 +104,9 @@ def _engine(config: StackConfig, common: Mapping[str, str], name: str, role: str
 
 def _planner(config: StackConfig, common: Mapping[str, str], name: str) -> ChildSpec:
     env = {
-        "SAGELLM_PLAN_EVERY_S": PLAN_EVERY_S,
-        "SAGELLM_PLAN_LEAD_S": PLAN_LEAD_S,
-        "SAGELLM_PLAN_HOLD_S": PLAN_HOLD_S,
+        **{name: os.environ.get(name, value) for name, value in PLAN_TIMES.items()},
         **common,
+        "SAGELLM_SCALER": "none",  # the launcher follows the plans itself
         "SAGELLM_PLANNER_ID": name,
         "SAGELLM_PLAN_LEAST": str(config.engines),
         "SAGELLM_PLAN_MOST": str(config.scale_to),

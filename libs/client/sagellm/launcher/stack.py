@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -58,7 +59,7 @@ class Stack:
         self._on_change = on_change or (lambda change: None)
         self._plan: Plan | None = None
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._last_engine = config.engines
+        self._released: set[str] = set()
         self._deaths: asyncio.Queue[str] = asyncio.Queue()
         self._is_ready = False
         self._restarts = asyncio.Lock()
@@ -112,24 +113,58 @@ class Stack:
 
     # more and fewer engines
 
+    def engines(self, role: str) -> list[str]:
+        """Return the engines of a role that have not been released, the oldest first."""
+        return [
+            name
+            for name, child in self.children.items()
+            if child.spec.kind == "engine"
+            and child.spec.env.get("SAGELLM_ENGINE_ROLE", "hybrid") == role
+            and name not in self._released
+        ]
+
     async def add_engine(self, role: str) -> str:
         """Start one more engine; returns its name. Raises Unavailable before the start of the stack."""
         if self._guard is None:
             raise Unavailable("the stack has not been started")
-        self._last_engine += 1
-        spec = self.plan.engine(self._last_engine, role)
+        specs = (self.plan.engine(number, role) for number in itertools.count(1))
+        spec = next(spec for spec in specs if spec.name not in self.children)
         async with self._restarts:
             await self._start_child(spec, self._guard)
         self._write_record()
         return spec.name
 
+    def release(self, name: str) -> None:
+        """An engine is to go: it is not started again when it ends."""
+        self._released.add(name)
+        if self.is_ready(name):
+            self._report(name, "stopping", "takes no new requests and finishes those that it has")
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a child runs and has answered once; one that has not has nothing to finish."""
+        child = self.children[name]
+        return child.is_running and child.has_answered
+
+    def answers(self, name: str, pid: int) -> bool:
+        """Take note that an engine has registered; returns whether it is one of this stack."""
+        child = self.children.get(name)
+        if child is None or child.pid != pid:
+            return False
+        child.has_answered = True
+        if self.states[name] in ("starting", "restarting"):
+            self._report(name, "ready")
+        return True
+
     async def remove_engine(self, name: str) -> None:
         """End an engine and start it no more; it should have been drained."""
-        watcher = self._watchers.pop(name)
-        watcher.cancel()
+        self._released.add(name)
+        async with self._restarts:  # so that it is not between its start and our knowing of it
+            watcher = self._watchers.pop(name)
+            watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
         await self._stop_child(self.children[name])
         del self.children[name], self.states[name]
+        self._released.discard(name)
         self._write_record()
 
     def _report(self, name: str, state: State, detail: str = "") -> None:
@@ -153,6 +188,9 @@ class Stack:
         backoff, name = Backoff(), child.spec.name
         while True:
             code = await child.wait()
+            if name in self._released:
+                self._report(name, "died", f"{_how(code)} before it had finished")
+                return
             if not self._is_ready:
                 self._report(name, "died", _how(code))
                 self._deaths.put_nowait(name)
@@ -224,6 +262,7 @@ class Stack:
         seen = {pong.instance for pong in pongs}
         for name, child in self.children.items():
             if child.spec.kind in PINGED and name in seen:
+                child.has_answered = True
                 self._now_ready(name)
         if await http_status(self.plan.http_url, "/health/ready") == 200:
             for name, child in self.children.items():
@@ -238,10 +277,13 @@ class Stack:
     # stopping
 
     async def stop(self) -> None:
-        """Stop everything in order: gateway, engines, scheduler, registry, bus. Nothing is left. Safe to call twice."""
-        if self._scaling is not None:
-            await self._scaling.stop()
+        """Stop everything in order: planner, gateway, engines, scheduler, registry, bus; nothing is left.
+
+        Safe to call twice.
+        """
         async with self._restarts:  # so that no child is between its start and our knowing of it
+            if self._scaling is not None:
+                await self._scaling.stop()
             for task in self._watchers.values():
                 task.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
@@ -254,11 +296,13 @@ class Stack:
         self._stop_guard()
 
     async def _stop_child(self, child: Child) -> None:
-        if child.is_running:
-            self._report(child.spec.name, "stopping")
+        name = child.spec.name
+        if self.states[name] == "stopped":  # before, and its process id may be another's by now
+            return
+        if child.is_running and self.states[name] != "stopping":
+            self._report(name, "stopping")
         await child.stop(GRACE_S[child.spec.kind])
-        if self.states[child.spec.name] != "stopped":
-            self._report(child.spec.name, "stopped")
+        self._report(name, "stopped")
 
     def kill(self) -> None:
         """End every child at once; `stop` still has to be awaited."""
