@@ -43,6 +43,11 @@ class Terminal:
         self.started.append(Started([str(SAGELLM), *arguments], self.env))
         return self.started[-1]
 
+    def start_python(self, *arguments: str) -> "Started":
+        """Start this environment's Python, which stays."""
+        self.started.append(Started([sys.executable, *arguments], self.env))
+        return self.started[-1]
+
     def leftovers(self) -> list[psutil.Process]:
         """Every process that any command of this test has started and that still runs."""
         found = []

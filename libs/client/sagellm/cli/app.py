@@ -9,7 +9,7 @@ PANELS = {
     "Start and stop": ("up", "serve", "stop", "status", "logs"),
     "Ask": ("run", "chat", "publish", "bench"),
     "Manage": ("model", "explain", "policy"),
-    "Plan": ("simulate",),
+    "Plan": ("plan", "simulate"),
 }
 
 HELP = """LLM inference as event-driven services on a NATS bus.

@@ -1,11 +1,12 @@
 """`sagellm serve`: the whole stack in the background."""
 
-from sagellm.cli.options import Backend, Engines, Host, Model, Port, Queue, Router
+from sagellm.cli.options import Backend, Engines, Host, Model, Port, Queue, Router, Scale, engines_of
 
 
 def serve(
     model: Model = None,
     engines: Engines = 1,
+    scale: Scale = None,
     backend: Backend = None,
     host: Host = "127.0.0.1",
     port: Port = None,
@@ -20,6 +21,8 @@ def serve(
 
       sagellm serve                   start it
 
+      sagellm serve --scale 1..4      start it with as many engines as the load needs
+
       sagellm status                  see what runs
 
       sagellm logs gateway --follow   watch one service
@@ -31,9 +34,11 @@ def serve(
     from sagellm.cli.background import start_background
     from sagellm.launcher.config import StackConfig
 
+    least, most = engines_of(engines, scale)
     config = StackConfig(
         model=model,
-        engines=engines,
+        engines=least,
+        scale_to=most,
         backend=backend,
         host=host,
         port=port,

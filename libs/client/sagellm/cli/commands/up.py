@@ -4,12 +4,25 @@ from typing import Annotated
 
 import typer
 
-from sagellm.cli.options import Backend, Engines, Host, Model, Port, PrefillDecode, Queue, Roles, Router
+from sagellm.cli.options import (
+    Backend,
+    Engines,
+    Host,
+    Model,
+    Port,
+    PrefillDecode,
+    Queue,
+    Roles,
+    Router,
+    Scale,
+    engines_of,
+)
 
 
 def up(
     model: Model = None,
     engines: Engines = 1,
+    scale: Scale = None,
     backend: Backend = None,
     host: Host = "127.0.0.1",
     port: Port = None,
@@ -34,6 +47,8 @@ def up(
       sagellm up -n 4 --backend mock          four engines without weights
 
       sagellm up -n 2 --roles prefill,decode  prefill on one, decode on the other
+
+      sagellm up --scale 1..4                 as many engines as the load needs: see `sagellm plan`
     """
     import asyncio
     import os
@@ -41,9 +56,11 @@ def up(
     from sagellm.cli.foreground import run_foreground
     from sagellm.launcher.config import StackConfig
 
+    least, most = engines_of(engines, scale)
     config = StackConfig(
         model=model,
-        engines=engines,
+        engines=least,
+        scale_to=most,
         backend=backend,
         host=host,
         port=port,
