@@ -50,6 +50,11 @@ def met(objective: str) -> dict[str, str]:
     return {objective: f"(sum(rate({good})) or vector(0)) / (sum(rate({every})) > 0) or vector(1)"}
 
 
+def planner(*gauges: str) -> dict[str, str]:
+    """Return the queries for gauges of the planner over all models; 0 before its first plan."""
+    return {gauge.replace("_", " "): f"sum(sagellm_planner_{gauge}) or vector(0)" for gauge in gauges}
+
+
 DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
     "latency": (
         "Latency",
@@ -129,6 +134,16 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
             ),
             Panel("Engines by state", "short", {"{{state}}": "max by (state) (sagellm_scheduler_engines)"}),
             Panel("Schedulers that lead (1 is right)", "short", {"leaders": "sum(sagellm_scheduler_is_leader)"}),
+            Panel(
+                "Engines that the planner wants, and that are ready",
+                "short",
+                planner("engines_wanted", "engines_ready"),
+            ),
+            Panel(
+                "Requests a second, as the planner sees and expects them",
+                "reqps",
+                planner("requests_per_second", "expected_requests_per_second"),
+            ),
         ],
     ),
     "services": (

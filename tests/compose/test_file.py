@@ -16,7 +16,8 @@ from support.prometheus import find_prometheus
 from tools import make_dashboards
 
 SCHEMA = json.loads((Path(__file__).parent / "schema" / "compose-spec.json").read_text())
-SERVICES = ["gateway", "scheduler", "registry", "engine"]
+MODULES = {"planner": "sagellm_scheduler.planner"}
+SERVICES = ["gateway", "scheduler", "registry", "engine", "planner"]
 
 
 @pytest.fixture
@@ -39,7 +40,17 @@ def test_the_schema_would_find_a_mistake(content: dict[str, Any]) -> None:
 
 def test_each_profile_starts_the_whole_stack(content: dict[str, Any]) -> None:
     """`pd` has a prefill and a decode engine, `hybrid` one engine; everything else is in both."""
-    common = {"nats", "gateway", "scheduler", "registry", "otel-collector", "jaeger", "prometheus", "grafana"}
+    common = {
+        "nats",
+        "gateway",
+        "scheduler",
+        "planner",
+        "registry",
+        "otel-collector",
+        "jaeger",
+        "prometheus",
+        "grafana",
+    }
     assert set(services(content, "pd")) == common | {"engine-prefill", "engine-decode"}
     assert set(services(content, "hybrid")) == common | {"engine-hybrid"}
     assert dot_env()["COMPOSE_PROFILES"] == "pd"
@@ -80,7 +91,7 @@ def test_each_image_has_only_its_extra_and_no_root(service: str) -> None:
     assert len(stages) == 3
     assert re.search(r"\nUSER 10001\n", stages[2])
     assert "HEALTHCHECK" in stages[2]
-    assert f'CMD ["python", "-m", "sagellm_{service}"]' in stages[2]
+    assert f'CMD ["python", "-m", "{MODULES.get(service, f"sagellm_{service}")}"]' in stages[2]
     assert all(re.match(r"python:\d+\.\d+\.\d+-slim-bookworm", stage) for stage in stages[1:])
 
 

@@ -18,7 +18,7 @@ from support.compose import dot_env
 from support.compose_stack import bus_settings, start_nats
 from support.wait import eventually
 
-USERS = ["gateway", "scheduler", "registry", "engine", "client"]
+USERS = ["gateway", "scheduler", "registry", "engine", "planner", "client"]
 PREFIX = "sagellm.default.v1"
 
 
@@ -147,6 +147,7 @@ async def test_a_client_hears_nothing_of_others(user: Connect, subject: str) -> 
         f"{PREFIX}.registry.download",
         "$KV.sagellm_default_leader.scheduler",
         "$KV.sagellm_default_engines.decode",
+        "$KV.sagellm_default_plans.m",
         "$JS.API.STREAM.DELETE.KV_sagellm_default_engines",
         "_INBOX.gateway.abc",
     ],
@@ -178,6 +179,11 @@ async def test_a_client_may_do_what_it_is_there_for(user: Connect) -> None:
         ("gateway", f"{PREFIX}.tokens.g"),
         ("gateway", f"{PREFIX}.registry.delete"),
         ("gateway", "$KV.sagellm_default_leader.scheduler"),
+        ("scheduler", "$KV.sagellm_default_plans.m"),
+        ("planner", "$KV.sagellm_default_engines.e"),
+        ("planner", "$KV.sagellm_default_policy.scheduler"),
+        ("planner", f"{PREFIX}.engine.e.control"),
+        ("planner", f"{PREFIX}.events.request.finished"),
     ],
 )
 async def test_a_service_speaks_only_for_itself(user: Connect, name: str, subject: str) -> None:
@@ -186,8 +192,8 @@ async def test_a_service_speaks_only_for_itself(user: Connect, name: str, subjec
 
 
 async def test_the_scheduler_sees_no_prompts(user: Connect) -> None:
-    """Bodies of requests and tokens are closed to scheduler and registry."""
-    for name in ("scheduler", "registry"):
+    """Bodies of requests and tokens are closed to scheduler, planner and registry."""
+    for name in ("scheduler", "planner", "registry"):
         me = await user(name)
         for subject in (f"{PREFIX}.engine.*.dispatch", f"{PREFIX}.tokens.*", f"{PREFIX}.generate"):
             await me.may_not_subscribe(subject)
@@ -211,6 +217,8 @@ READS = [
     ("scheduler", "engines"),
     ("scheduler", "policy"),
     ("registry", "models"),
+    ("planner", "engines"),
+    ("planner", "plans"),
     ("client", "engines"),
 ]
 
@@ -256,7 +264,7 @@ async def test_a_lease_and_a_registration_are_looked_up_by_their_owners(server: 
 async def test_nobody_makes_consumers(user: Connect, name: str) -> None:
     """Consumers stay on the server, and nothing needs them."""
     me = await user(name)
-    for bucket in ("engines", "leader", "policy", "models"):
+    for bucket in ("engines", "leader", "policy", "models", "plans"):
         await me.may_not_publish(f"$JS.API.CONSUMER.CREATE.KV_sagellm_default_{bucket}")
         await me.may_not_publish(f"$JS.API.CONSUMER.CREATE.KV_sagellm_default_{bucket}.c")
 

@@ -16,7 +16,7 @@ from support.compose import COMPOSE, ComposeService, dot_env, load, services
 from support.otlp import OtlpReceiver, receiving
 from support.processes import ServiceProcess, start_service
 
-OUR = ("registry", "scheduler", "engine-prefill", "engine-decode", "engine-hybrid", "gateway")
+OUR = ("registry", "scheduler", "planner", "engine-prefill", "engine-decode", "engine-hybrid", "gateway")
 MODELS = "/var/lib/sagellm/models"
 CACHE = "/var/lib/sagellm/cache"
 START_TIMEOUT_S = 90.0
