@@ -111,13 +111,14 @@ def fewest(task: tuple[Path, int, int]) -> int:
     def serve(engines: int) -> bool:
         return attainment(simulate(scenario(engines), part), begin - start) >= GOAL
 
-    low, high = 0, max(1, round(len(asked) / (WINDOW_S + WARM_UP_S)))
-    while not serve(high):
-        low, high = high, high + max(1, high // 2)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if serve(middle) else (middle, high)
-    return high
+    engines = max(1, round(1.5 * len(asked) / (WINDOW_S + WARM_UP_S)))
+    if serve(engines):
+        while engines > 1 and serve(engines - 1):
+            engines -= 1
+        return engines
+    while not serve(engines + 1):
+        engines += 1
+    return engines + 1
 
 
 def main() -> None:

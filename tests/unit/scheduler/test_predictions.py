@@ -241,3 +241,23 @@ def test_a_stream_that_has_begun_is_not_refused_for_its_pace() -> None:
     fleet(driver, a=FAST)
     driver.report("a", running=60, used_pages=300)
     assert driver.submit("r1", epoch=1, prompt_tokens=20, slo={"itl_ms": 9.0}).status == "queued"
+
+
+def test_what_would_cost_others_their_slos_is_refused() -> None:
+    """Forty answers run close to their limit: a short prompt is still taken, a long one, which could be answered in time
+    itself, is refused for what it would do to them, and told when to come again."""
+    slo = {"ttft_ms": 2000.0, "itl_ms": 9.6}
+    driver = Driver.leading(router="predictive", backlog_s=60.0)
+    fleet(driver, e1=FAST)
+    for number in range(40):
+        driver.submit(f"r{number}", prompt_tokens=20, max_tokens=100)
+    driver.report("e1", running=40, last_assignment=40)
+    short = driver.submit("short", prompt_tokens=20, max_tokens=100, slo=slo)
+    long = driver.submit("long", prompt_tokens=4000, max_tokens=100, slo=slo)
+    alone = Driver.leading(router="predictive", backlog_s=60.0)
+    fleet(alone, e1=FAST)
+    assert alone.submit("long", prompt_tokens=4000, max_tokens=100, slo=slo).status == "queued"
+    assert short.status == "queued"
+    assert error_of(long)["code"] == "resource_exhausted"
+    assert "those of others" in error_of(long)["message"]
+    assert 0.1 <= error_of(long)["retry_after_s"] <= 2.0

@@ -5,8 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from sagellm_simulation.specs import EngineSpec
-from sagellm_simulation.trace import Trace, TraceRequest
+from sagellm_common.contracts.slo import Slo
+from sagellm_simulation.report import Summary, summarise
+from sagellm_simulation.specs import H200_8B, EngineSpec
+from sagellm_simulation.trace import Trace, TraceRequest, conversations
 from sagellm_simulation.world import Scenario, simulate
 
 ENGINE = EngineSpec(
@@ -34,3 +36,19 @@ def test_the_first_token_is_predicted(load: float) -> None:
     assert len(errors) > 1000
     assert np.quantile(errors, 0.5) <= 0.10
     assert np.quantile(errors, 0.9) <= 0.30
+
+
+def test_half_as_much_again_as_can_be_borne_costs_no_goodput() -> None:
+    """Requests that state their SLO: what does not fit is refused, and as many as at the full load are answered in time.
+    Without admission hardly any are."""
+    slo = Slo(ttft_ms=500.0, itl_ms=15.0)
+
+    def play(per_s: float, slack: float | None) -> Summary:
+        scenario = Scenario(engines=(H200_8B, H200_8B), queue="slo_aware", slo=slo, admission_slack=slack)
+        return summarise(simulate(scenario, conversations(1200, 1, per_s).with_slo(slo)), slo)
+
+    full, over, unprotected = play(27.0, None), play(40.5, 1.0), play(40.5, None)
+    assert full.attainment > 0.94
+    assert over.goodput >= full.goodput
+    assert over.refused > 0
+    assert unprotected.goodput < 0.6 * full.goodput

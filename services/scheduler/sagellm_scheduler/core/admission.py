@@ -7,6 +7,9 @@ from sagellm_scheduler.core.estimates import context_tokens, sensible_retry_s
 from sagellm_scheduler.core.fleet import Fleet
 from sagellm_scheduler.core.requests import Prospect
 
+LEAST_GAIN = 0.3
+"""SLOs that a request must be expected to add to those that are met."""
+
 
 def refusal(
     submit: Submit, fleet: Fleet, *, num_waiting: int, max_queue: int, retry_after_s: float
@@ -34,7 +37,8 @@ def predicted_refusal(submit: Submit, prospect: Prospect | None, slack: float | 
     """Return why a new request would come too late, be too slow or cost too much, or None.
 
     Too late: the first token is expected more than `slack` times later than the request states, too slow: the others
-    after it; for the sake of others. What even an idle engine cannot do in time is served as well as can be.
+    after it; and what would make others miss their SLOs. What even an idle engine cannot do in time is served as well
+    as can be.
     """
     if prospect is None or submit.epoch > 0:
         return None
@@ -45,7 +49,7 @@ def predicted_refusal(submit: Submit, prospect: Prospect | None, slack: float | 
         )
     if slack is None:
         return None
-    return _too_late(submit, prospect, slack) or _too_slow(submit, prospect, slack)
+    return _too_late(submit, prospect, slack) or _too_slow(submit, prospect, slack) or _too_dear(submit, prospect)
 
 
 def _too_late(submit: Submit, prospect: Prospect, slack: float) -> SageError | None:
@@ -73,4 +77,23 @@ def _too_slow(submit: Submit, prospect: Prospect, slack: float) -> SageError | N
     return ResourceExhausted(
         f"a token is expected every {prospect.itl_s * 1e3:.1f} ms, slower than the {limit_ms:g} ms asked for",
         retry_after_s=sensible_retry_s(too_many * prospect.answer * prospect.itl_s),
+    )
+
+
+def _too_dear(submit: Submit, prospect: Prospect) -> SageError | None:
+    """Refuse what would not be worth its harm: together with its own chance it is expected to bring hardly one SLO more
+    that is met than it makes others miss. Half an answer later others have come to their ends."""
+    slo = submit.slo
+    is_first_hopeless = slo.ttft_ms is not None and prospect.alone_s > slo.ttft_ms / 1e3
+    is_pace_hopeless = slo.itl_ms is not None and prospect.alone_itl_s > slo.itl_ms / 1e3
+    if (
+        (slo.ttft_ms is None and slo.itl_ms is None)
+        or is_first_hopeless
+        or is_pace_hopeless
+        or 1.0 - prospect.missed >= LEAST_GAIN
+    ):
+        return None
+    return ResourceExhausted(
+        f"{prospect.missed:.2f} SLOs are expected to be missed for this request, its own and those of others",
+        retry_after_s=sensible_retry_s(0.5 * prospect.answer * prospect.itl_s),
     )

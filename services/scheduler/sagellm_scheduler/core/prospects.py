@@ -1,11 +1,15 @@
 """What a request that joins the queue has to expect: the same predictions that place it, and the queue before it."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from sagellm_common.contracts.slo import NO_SLO
 from sagellm_scheduler.core.columns import Role
-from sagellm_scheduler.core.demand import Demand
+from sagellm_scheduler.core.demand import Demand, missed
 from sagellm_scheduler.core.estimates import context_tokens, num_seqs
-from sagellm_scheduler.core.fleet import Fleet
+from sagellm_scheduler.core.fleet import Fleet, Outlook
+from sagellm_scheduler.core.pairs import Engines, Mask, best_pair
 from sagellm_scheduler.core.requests import Prospect
 from sagellm_scheduler.perf_model.forecast import Loads, prefill_rate
 from sagellm_scheduler.perf_model.regression import Vector
@@ -40,7 +44,22 @@ def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: 
         itl_s=float(expected.per_s[decoding].min()),
         alone_itl_s=float(_alone(loads, context_tokens(demand.submit) + demand.answer / 2)[able].min()),
         answer=demand.answer,
+        missed=_least_missed(replace(demand, waited_s=demand.waited_s + wait_s), fleet, outlook, able, decoding),
     )
+
+
+def _least_missed(demand: Demand, fleet: Fleet, outlook: Outlook, able: Mask, whole: Mask) -> float:
+    """Return how many SLOs are expected to be missed for a request that states some, on one engine or on two."""
+    if demand.submit.slo == NO_SLO:
+        return 0.0
+    columns, slots, expected = fleet.columns, outlook.slots, outlook.forecast
+    least = float(missed(expected, demand)[whole].min())
+    if num_seqs(demand.submit) > 1 or not columns.handoff[slots].any():
+        return least
+    load = columns.seqs[slots] / columns.max_seqs[slots]
+    engines = Engines(slots, can_prefill=able, can_decode=able, load=load)
+    pair = best_pair(demand, engines, columns, expected, fleet.transfers, predicts=True)
+    return least if pair is None else min(least, pair.prospects.missed)
 
 
 def _alone(loads: Loads, context: float) -> Vector:

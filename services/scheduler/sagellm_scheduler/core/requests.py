@@ -53,7 +53,8 @@ class Prospect:
     `wait_s`: in the queue. `ttft_s`: from the gateway's acceptance to the first token. `alone_s` and `total_s`: from
     its placement to the first and to the last token, on the quickest engine, if nothing else ran there. `cost`: of
     the cheapest engine's time, in the currency of its price. `itl_s`: from token to token where that is least, and
-    `alone_itl_s` if nothing else ran there. `answer`: tokens.
+    `alone_itl_s` if nothing else ran there. `answer`: tokens. `missed`: how many SLOs are expected to be missed for it,
+    its own and those of others, where that is least.
     """
 
     wait_s: float
@@ -64,6 +65,7 @@ class Prospect:
     itl_s: float = 0.0
     alone_itl_s: float = 0.0
     answer: float = 1.0
+    missed: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
