@@ -157,7 +157,7 @@ async def test_the_policy_changes_live_and_no_request_is_lost(
         await around.gateway.submit("s1", name, priority=priority)
     reply = await bus.request(bus.settings.subjects.policy, PolicyChange(queue="priority"), PolicyReply)
     assert reply.policy.queue == "priority"
-    assert reply.policy.router == "load_balanced"
+    assert reply.policy.router == "predictive"
     assert {"fifo", "priority"} <= set(reply.known_queues)
     order: list[str] = []
     for _ in range(3):
@@ -178,7 +178,7 @@ async def test_an_unknown_policy_is_an_error_that_lists_the_known_ones(
         with pytest.raises(InvalidArgument, match="known are"):
             await bus.request(subject, change, PolicyReply)
     reply = await bus.request(subject, PolicyChange(), PolicyReply)
-    assert (reply.policy.queue, reply.policy.router) == ("fifo", "load_balanced")
+    assert (reply.policy.queue, reply.policy.router) == ("slo_aware", "predictive")
 
 
 async def test_explain_says_why_and_what_came_of_it(scheduler: ServiceProcess, around: Surroundings) -> None:
@@ -192,7 +192,7 @@ async def test_explain_says_why_and_what_came_of_it(scheduler: ServiceProcess, a
     (decision,) = record.decisions
     assert decision.chosen == assignment.engine_id
     assert {candidate.engine_id for candidate in decision.candidates} == {"e1", "e2"}
-    assert decision.reason.startswith("load_balanced: least loaded of 2")
+    assert decision.reason.startswith("predictive: least harm of 2 with room")
     await around.gateway.end("r1", ttft_ms=5.0, completion_tokens=3)
     await around.gateway.bus.flush()
     await eventually_outcome(around, "r1", "finished")
@@ -291,7 +291,7 @@ async def test_metrics_are_served(services: Services, around: Surroundings, bus:
             for line in (
                 "sagellm_scheduler_is_leader 1.0",
                 'sagellm_scheduler_engines{state="ready"} 1.0',
-                'sagellm_scheduler_decisions_total{queue_policy="fifo",router="load_balanced"}',
+                'sagellm_scheduler_decisions_total{queue_policy="slo_aware",router="predictive"}',
                 'sagellm_scheduler_rejected_total{code="not_found"}',
                 "sagellm_scheduler_queue_time_seconds_count",
                 "sagellm_scheduler_decision_time_seconds_count",

@@ -9,8 +9,8 @@ LEADER_TTL_S = 2.0
 class Policy(Message):
     """Which queue policy and which router decide, and which policy whether prefill and decode are separated."""
 
-    queue: str = "fifo"
-    router: str = "load_balanced"
+    queue: str = "slo_aware"
+    router: str = "predictive"
     pd: str = "adaptive"
 
 
