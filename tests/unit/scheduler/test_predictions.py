@@ -244,8 +244,8 @@ def test_a_stream_that_has_begun_is_not_refused_for_its_pace() -> None:
 
 
 def test_what_would_cost_others_their_slos_is_refused() -> None:
-    """Forty answers run close to their limit: a short prompt is still taken, a long one, which could be answered in time
-    itself, is refused for what it would do to them, and told when to come again."""
+    """Forty answers run close to their limit: a short prompt is still taken, a long one, which could be answered in
+    time itself, is refused for what it would do to them, and told when to come again."""
     slo = {"ttft_ms": 2000.0, "itl_ms": 9.6}
     driver = Driver.leading(router="predictive", backlog_s=60.0)
     fleet(driver, e1=FAST)

@@ -39,8 +39,8 @@ def test_the_first_token_is_predicted(load: float) -> None:
 
 
 def test_half_as_much_again_as_can_be_borne_costs_no_goodput() -> None:
-    """Requests that state their SLO: what does not fit is refused, and as many as at the full load are answered in time.
-    Without admission hardly any are."""
+    """Requests that state their SLO: what does not fit is refused, and as many as at the full load are answered in
+    time. Without admission hardly any are."""
     slo = Slo(ttft_ms=500.0, itl_ms=15.0)
 
     def play(per_s: float, slack: float | None) -> Summary:
