@@ -118,7 +118,8 @@ async def test_the_metrics_show_the_plan(
     around.engine("e1", price_per_hour=2.5)
     async with planning(bus, metrics=metrics, plan_least=2):
         await eventually(lambda: value("engines_wanted", role="hybrid") == 2.0 and value("engines_ready") == 1.0)
-    assert (value("price_per_hour"), value("margin_ratio")) == (5.0, 1.0)
+    assert value("price_per_hour") == 5.0
+    assert (value("margin_ratio") or 0.0) >= 1.0
 
 
 async def test_only_what_engines_serve_is_planned_for(bus: Bus, around: Surroundings, plans: Plans) -> None:
@@ -157,6 +158,23 @@ async def test_a_planner_goes_on_from_what_it_kept(bus: Bus, around: Surrounding
         assert plan.reason.startswith("as before, until it has listened for 600 s; an engine")
     async with planning(bus, plan_hold_s=600, plan_most=2):
         await planned(plans, lambda plan: plan.count == 2)
+    async with planning(bus, plan_hold_s=0.1):
+        await planned(plans, lambda plan: plan.count == 1)
+
+
+async def test_a_planner_that_comes_to_a_running_fleet_gives_up_nothing_at_first(
+    bus: Bus, around: Surroundings, plans: Plans
+) -> None:
+    """Three engines run, whoever started them, and no load has been heard yet: they are kept until it is known that
+    they are not needed, even if a planner of long ago wanted fewer."""
+    for name in ("e1", "e2", "e3"):
+        around.engine(name, price_per_hour=2.0)
+    async with planning(bus, plan_hold_s=600):
+        plan = await planned(plans, lambda plan: plan.engines_now == 3)
+        assert (plan.count, plan.price_per_hour) == (3, 6.0)
+    await keep(bus, "m", 1)
+    async with planning(bus, plan_hold_s=600):
+        assert (await planned(plans, lambda plan: plan.engines_now == 3)).count == 3
     async with planning(bus, plan_hold_s=0.1):
         await planned(plans, lambda plan: plan.count == 1)
 

@@ -12,7 +12,7 @@ from sagellm_common import tasks
 from sagellm_common.bus import Bus, MicroService, Received
 from sagellm_common.contracts.engines import ENGINES_TTL_S, EngineRegistration, EngineRole
 from sagellm_common.contracts.events import END_PHASES, RequestEvent
-from sagellm_common.contracts.plan import FleetPlan
+from sagellm_common.contracts.plan import EngineGroup, FleetPlan
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.slo import Slo
 from sagellm_common.errors import SageError, Unavailable
@@ -214,14 +214,25 @@ class PlannerService:
         await self._follow(plan)
 
     def _held(self, plan: FleetPlan) -> FleetPlan:
-        """Return the former plan's fleet instead of a smaller one while we have not listened for long."""
-        former = self._plans.newest.get(plan.model)
-        if former is None or former.count <= plan.count or time.time() >= self._gives_up_from:
+        """Return what there is, or was wanted before, instead of fewer engines while we have not listened for long."""
+        if time.time() >= self._gives_up_from:
+            return plan
+        there = [self._running(plan.model), *filter(None, [self._plans.newest.get(plan.model)])]
+        former = max(there, key=lambda fleet: fleet.count)
+        if former.count <= plan.count:
             return plan
         most = self._config.most
         groups = [group.model_copy(update={"count": min(group.count, most)}) for group in former.groups]
         reason = f"as before, until it has listened for {self._config.hold_s:g} s; {plan.reason}"
         return plan.model_copy(update={"groups": groups, "price_per_hour": former.price_per_hour, "reason": reason})
+
+    def _running(self, model: str) -> FleetPlan:
+        """Describe the engines of a model that are there to stay."""
+        engines = [one for one in self._engines.values() if model in one.models and one.state == "ready"]
+        counts = Counter((engine.kind, engine.role) for engine in engines)
+        groups = [EngineGroup(kind=kind, role=role, count=count) for (kind, role), count in counts.items()]
+        price = sum(engine.price_per_hour for engine in engines)
+        return FleetPlan(model=model, time_s=0.0, groups=groups, price_per_hour=price)
 
     async def _follow(self, plan: FleetPlan) -> None:
         if self._scaler is None:
