@@ -145,11 +145,11 @@ class Checker:
 
 
 @asynccontextmanager
-async def scaled_stack(folder: Path, scale_to: int = 3, **env: str) -> AsyncIterator[ScaledStack]:
-    """Run a stack from one engine up; on entry it is ready, and at the end it has left no process."""
+async def scaled_stack(folder: Path, router: str | None = None, **env: str) -> AsyncIterator[ScaledStack]:
+    """Run a stack of one to three engines; on entry it is ready, and at the end it has left no process."""
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     changes: list[Change] = []
-    config = StackConfig(backend="mock", scale_to=scale_to, port=free_port(), env={**PACE, **env})
+    config = StackConfig(backend="mock", scale_to=3, router=router, port=free_port(), env={**PACE, **env})
     running = ScaledStack(Stack(config, folder / "stack", changes.append), changes)
     try:
         await running.stack.start()

@@ -13,6 +13,8 @@ from support.wait import eventually
 NOT_BY_ITSELF = {"SAGELLM_PLAN_EVERY_S": "3600"}
 """The stack's own planner is silent, and the test writes the plans."""
 
+EVENLY = "load_balanced"
+
 BY_LOAD = {
     "SAGELLM_SLO_TTFT_MS": "10000",
     "SAGELLM_SLO_ITL_MS": "12",  # four sequences beside one another: what an engine decodes is then known
@@ -56,7 +58,7 @@ async def _ask_for_ever(checker: Checker, per_s: float) -> None:
 async def test_an_engine_that_is_to_go_finishes_and_one_that_dies_meanwhile_stays_away(tmp_path: Path) -> None:
     """The idler engine is drained. Killed while it drains, it is not started again, and its streams go on elsewhere
     with the same tokens; wanted again, it comes again; left alone, it finishes them at their first attempt."""
-    async with scaled_stack(tmp_path, **NOT_BY_ITSELF) as running, checking(running) as checker:
+    async with scaled_stack(tmp_path, EVENLY, **NOT_BY_ITSELF) as running, checking(running) as checker:
         await checker.learn(ANSWER)
         for is_killed in (True, False):
             running.changes.clear()
@@ -107,7 +109,7 @@ async def test_a_planner_that_dies_is_restarted_and_goes_on(tmp_path: Path) -> N
 
 async def test_a_stop_while_engines_come_and_go_leaves_nothing(tmp_path: Path) -> None:
     """The stack is stopped as one engine drains with an open stream and another starts: no process is left."""
-    async with scaled_stack(tmp_path, **NOT_BY_ITSELF) as running, checking(running) as checker:
+    async with scaled_stack(tmp_path, EVENLY, **NOT_BY_ITSELF) as running, checking(running) as checker:
         await running.want(2)
         await running.state("engine-2", "ready")
         await _streams_on_both(running, checker)
