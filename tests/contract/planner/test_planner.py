@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,7 +52,10 @@ async def read_plans(bus: Bus) -> dict[str, FleetPlan]:
 
 async def keep(bus: Bus, model: str, count: int = 1, **fields: Any) -> FleetPlan:
     """Put a plan for hybrid engines into the bucket, as a planner of before would have left it."""
-    plan = FleetPlan(model=model, time_s=1.0, groups=[EngineGroup(kind="mock", count=count)], **fields)
+    hour = int(time.time() / 3600)
+    plan = FleetPlan(
+        model=model, time_s=1.0, groups=[EngineGroup(kind="mock", count=count)], **{"last_hour": hour, **fields}
+    )
     bucket = await bus.bucket(bus.settings.subjects.bucket("plans"))
     await bucket.put(model, plan)
     return plan

@@ -59,6 +59,7 @@ class ScaledStack:
             time_s=time.time(),
             groups=[EngineGroup(kind="mock", count=count)],
             ready={"hybrid": len(self.engines)},
+            last_hour=int(time.time() / 3600),
             **fields,  # type: ignore[arg-type]  # fields of the message
         )
         await (await self.plans()).put(MODEL, plan)

@@ -102,7 +102,7 @@ async def test_a_planner_that_dies_is_restarted_and_goes_on(tmp_path: Path) -> N
         await running.state("planner", "died")
         await running.want(2, hours=[0.01] * 50, margin=1.9)
         plan = await running.plan(lambda plan: plan.reason.startswith("as before") and plan.engines_now == 2)
-        assert (plan.count, plan.margin, plan.hours) == (2, 1.9, [0.01] * 50)
+        assert (plan.count, plan.margin, set(plan.hours)) == (2, 1.9, {0.01})
         assert running.said("planner") == ["starting", "ready", "died", "restarting"]
         assert running.engines == ["engine-1", "engine-2"]
 

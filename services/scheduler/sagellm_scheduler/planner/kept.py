@@ -6,6 +6,22 @@ from sagellm_common.contracts.plan import FleetPlan
 from sagellm_common.errors import Unavailable
 from sagellm_common.subjects import encode_token
 
+DAY = 24
+
+
+def caught_up(plan: FleetPlan, hour: int) -> FleetPlan:
+    """Return a plan whose hours go up to `hour`, in hours since the epoch, so that the season of a day stays in step.
+
+    Those in which nobody has counted are taken to be as a day before; after more of them than were counted, none is.
+    """
+    missing = hour - plan.last_hour
+    if missing <= 0:
+        return plan
+    hours = list(plan.hours) if missing <= len(plan.hours) else []
+    for _ in range(missing if hours else 0):
+        hours.append(hours[-DAY] if len(hours) >= DAY else hours[-1])
+    return plan.model_copy(update={"hours": hours, "last_hour": hour})
+
 
 class KeptPlans:
     """The newest plan of each model, by its name, in memory and in the bucket. One planner writes it."""

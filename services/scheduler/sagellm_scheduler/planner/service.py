@@ -18,7 +18,8 @@ from sagellm_common.contracts.slo import Slo
 from sagellm_common.errors import SageError, Unavailable
 from sagellm_common.telemetry import metrics as metrics_server
 from sagellm_scheduler.planner.core import Planner, PlannerConfig
-from sagellm_scheduler.planner.kept import KeptPlans
+from sagellm_scheduler.planner.demand import HOUR_S
+from sagellm_scheduler.planner.kept import KeptPlans, caught_up
 from sagellm_scheduler.planner.metrics import PlannerMetrics
 from sagellm_scheduler.planner.offers import read_offers
 from sagellm_scheduler.planner.scaler import Scaler, follow
@@ -116,7 +117,8 @@ class PlannerService:
         await self._micro.stop()
 
     def _made(self, model: str) -> Planner:
-        return Planner(self._config, model, self._plans.newest.get(model))
+        former = self._plans.newest.get(model)
+        return Planner(self._config, model, former and caught_up(former, int(time.time() / HOUR_S)))
 
     def _listens_anew(self) -> None:
         """What came meanwhile has not been heard: until we have listened for long enough, nothing is given up."""
