@@ -234,7 +234,8 @@ class Dispatcher:
             self.fleet.transfers.came(expected.handoff, expected.raw_transfer_s, transfer_s)
         if event.ttft_ms is not None:
             measured_s = request.arrival + event.ttft_ms / 1e3 - expected.at - transfer_s
-            performance.first_token_came(expected.kind, expected.raw_first_s, measured_s)
+            is_apart = expected.handoff > 0
+            performance.first_token_came(expected.kind, expected.raw_first_s, measured_s, apart=is_apart)
         if event.itl_mean_ms is not None and (event.completion_tokens or 0) >= LEAST_TOKENS:
             itl_s = event.itl_mean_ms / 1e3
             performance.tokens_came(expected.per_kind, expected.raw_per_s, expected.raw_fleet_s, itl_s)

@@ -246,6 +246,7 @@ class Fleet:
         loads.budget[slot] = engine.registration.max_batch_tokens
         loads.prefill_share[slot] = engine.times.prefill_share
         loads.stalls[slot] = engine.times.stalls_per_s
+        loads.comes[slot] = engine.times.prefill_per_s
 
     def _step_begins(self, engine: Engine, now: float) -> None:
         """A step has just ended: the next takes what waits."""

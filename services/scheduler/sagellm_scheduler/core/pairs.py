@@ -60,10 +60,12 @@ def best_pair(
 
 def _harms(demand: Demand, forecast: Forecast) -> tuple[Figures, Figures]:
     """Return the harm, in seconds, of prefilling a request on each engine, and of decoding it there."""
-    limit_ms, answer = demand.slo.itl_ms, demand.answer
-    there = forecast.first_s + forecast.others * forecast.own_s
+    first_ms, limit_ms, answer = demand.slo.ttft_ms, demand.slo.itl_ms, demand.answer
+    there = forecast.apart_s + forecast.others * forecast.own_s
     grown = np.maximum(0.0, forecast.per_s - forecast.per_before_s)
     here = answer * forecast.per_s + 0.5 * forecast.others * answer * grown
+    if first_ms is not None:
+        there = there + PRICE_OF_A_MISS_S * (1.0 - forecast.apart_within(first_ms / 1e3 - demand.waited_s))
     if limit_ms is not None:
         limit_s = limit_ms / 1e3
         there = there + PRICE_OF_A_MISS_S * forecast.others_harmed(limit_s, forecast.per_stalled_s)
@@ -102,7 +104,7 @@ def _pair(
 ) -> Pair:
     num_bytes = demand.work.context * columns.kv_bytes[slots[there]]
     transfer_s = transfers.predict_s(int(columns.handoff[slots[there]]), num_bytes)
-    first_s, per_s = float(forecast.first_s[there]) + transfer_s, float(forecast.per_s[here])
+    first_s, per_s = float(forecast.apart_s[there]) + transfer_s, float(forecast.per_s[here])
     grown_s = max(0.0, per_s - float(forecast.per_before_s[here]))
     others_there, others_here = float(forecast.others[there]), float(forecast.others[here])
     return Pair(
@@ -126,8 +128,8 @@ def _missed(there: int, here: int, first_s: float, demand: Demand, forecast: For
     """Return how many SLOs are expected to be missed, as `demand.missed` does for one engine."""
     slo, met, others = demand.slo, 1.0, 0.0
     if slo.ttft_ms is not None:
-        delay_s = first_s - float(forecast.first_s[there])
-        met *= float(forecast.first_within(slo.ttft_ms / 1e3 - demand.waited_s, delay_s)[there])
+        transfer_s = first_s - float(forecast.apart_s[there])
+        met *= float(forecast.apart_within(slo.ttft_ms / 1e3 - demand.waited_s - transfer_s)[there])
     if slo.itl_ms is not None:
         limit_s = slo.itl_ms / 1e3
         met *= float(forecast.per_within(limit_s)[here])

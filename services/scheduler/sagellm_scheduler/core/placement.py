@@ -152,7 +152,7 @@ def _expected_apart(views: _Views, pair: Pair, giver: Engine, taker: Engine, fle
     there, here = _expected(views, pair.prefill, giver, demand.now), _expected(views, pair.decode, taker, demand.now)
     return replace(
         there,
-        first_s=there.first_s + pair.transfer_s,
+        first_s=float(views.expected.apart_s[pair.prefill]) + pair.transfer_s,
         per_s=here.per_s,
         raw_per_s=here.raw_per_s,
         raw_fleet_s=here.raw_fleet_s,

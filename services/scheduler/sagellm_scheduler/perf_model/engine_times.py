@@ -26,7 +26,7 @@ class EngineTimes:
 
     `coefficients` [6] are seconds per feature (see `steps.features`), `prefill_share` is the share of the last five
     seconds or so that went into prefill: what decoding sequences will lose to the prompts of others, in so many steps
-    a second, `stalls_per_s`.
+    a second, `stalls_per_s`, of `prefill_per_s` tokens together a second.
     """
 
     def __init__(self, kind: KindTimes) -> None:
@@ -37,6 +37,7 @@ class EngineTimes:
         self._learnt_at: float | None = None
         self.prefill_share = 0.0
         self.stalls_per_s = 0.0
+        self.prefill_per_s = 0.0
 
     @property
     def coefficients(self) -> Vector:
@@ -96,5 +97,7 @@ class EngineTimes:
         seconds = float(np.maximum(self.predict(samples) - self.predict(without), 0.0).sum())
         kept = np.exp(-elapsed_s / SHARE_MEMORY_S)
         self.prefill_share = float(kept * self.prefill_share + (1 - kept) * min(1.0, seconds / elapsed_s))
+        comes = float(samples[:, PREFILL].sum()) / elapsed_s
+        self.prefill_per_s = float(kept * self.prefill_per_s + (1 - kept) * comes)
         stalls = float((samples[:, PREFILL] > 0).sum()) / elapsed_s
         self.stalls_per_s = float(kept * self.stalls_per_s + (1 - kept) * stalls)

@@ -19,7 +19,8 @@ class Loads:
     `kind` numbers the kinds of engines. `decoding`: sequences that decode now. `sequences`: all that it has or will
     have, those still to be prefilled included. `context`: tokens of all their contexts. `ends`: when the step under way
     ends, on the scheduler's clock. `backlog`: prefill tokens for the steps after it, those of `prompts` prompts.
-    `budget`: tokens of a step. `prefill_share`: share of the time that goes into prefill, in `stalls` steps a second.
+    `comes`: prefill tokens a second that it gets. `budget`: tokens of a step. `prefill_share`: share of the time that
+    goes into prefill, in `stalls` steps a second.
     """
 
     coefficients: Matrix
@@ -31,6 +32,7 @@ class Loads:
     ends: Vector
     backlog: Vector
     prompts: Vector
+    comes: Vector
     budget: Vector
     prefill_share: Vector
     stalls: Vector
@@ -117,15 +119,16 @@ def prompt_times(loads: Loads, new: Vector, context: float, now: float) -> Promp
     tokens = loads.backlog + new
     steps = np.ceil(tokens / room)
     beside = base + decode * loads.decoding + per_context * loads.context
-    last = tokens - (steps - 1) * room
+    wait = np.maximum(0.0, loads.ends - now)
+    late = np.minimum(loads.comes * wait, steps * room - tokens)  # what comes until the step begins is in it too
+    last = tokens - (steps - 1) * room + late
     over = (steps - 1) * np.maximum(0.0, loads.budget - loads.knee) + np.maximum(
         0.0, last + loads.decoding - loads.knee
     )
     products = loads.backlog * _context(loads)
     own = prefill * new + per_product * new * (context - 0.5 * (new - np.minimum(new, room)))
-    seconds = steps * beside + own + prefill * loads.backlog + per_product * products + per_over * over
-    own = own + per_over * over * (new / tokens)
-    wait = np.maximum(0.0, loads.ends - now)
+    seconds = steps * beside + own + prefill * (loads.backlog + late) + per_product * products + per_over * over
+    own = own + per_over * over * (new / (tokens + late))
     return PromptTimes(
         first=wait + seconds,
         backlog=wait + seconds / tokens * loads.backlog,

@@ -10,6 +10,9 @@ from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_time
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.regression import Vector
 
+FIRST, PER, APART = slice(0, 3), slice(3, 7), slice(7, 10)
+"""Places of the calibrations' lines."""
+
 DISTANCES, WEIGHTS = np.array([[-(3.0**0.5)], [0.0], [3.0**0.5]]), np.array([1 / 6, 2 / 3, 1 / 6])
 """Gauss and Hermite's three points of a normal distribution, in standard deviations, and their weights."""
 
@@ -31,7 +34,8 @@ class Work:
 class Forecast:
     """What a request would see on each of n engines; shape [n] each, seconds.
 
-    `first_s`: from the assignment to the first token. `per_s`: expected mean from token to token; `usual_s`: what half
+    `first_s`: from the assignment to the first token; `apart_s`: the same if the prompt is for another engine, without
+    what handing over takes. `per_s`: expected mean from token to token; `usual_s`: what half
     of such requests stay below. The spreads are standard
     deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
     come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
@@ -46,6 +50,8 @@ class Forecast:
 
     first_s: Vector
     first_spread: Vector
+    apart_s: Vector
+    apart_spread: Vector
     per_s: Vector
     usual_s: Vector
     per_spread: Vector
@@ -67,9 +73,13 @@ class Forecast:
     known: dict[float, Vector] = field(default_factory=dict)
     """Probabilities by limit that have been asked for; of what was before, by the limit's negative."""
 
-    def first_within(self, limit_s: float, delay_s: float = 0.0) -> Vector:
-        """Probability [n] that the first token comes within so many seconds, if it is delayed besides."""
-        return _within(self.first_s + delay_s, self.first_spread, limit_s)
+    def first_within(self, limit_s: float) -> Vector:
+        """Probability [n] that the first token comes within so many seconds."""
+        return _within(self.first_s, self.first_spread, limit_s)
+
+    def apart_within(self, limit_s: float) -> Vector:
+        """The same for a prompt that is for another engine."""
+        return _within(self.apart_s, self.apart_spread, limit_s)
 
     def per_within(self, limit_s: float) -> Vector:
         """Probability [n] that the mean time per token is within so many seconds.
@@ -108,8 +118,9 @@ class PerformanceModel:
         self._numbers: dict[str, int] = {}
         self._kinds: list[KindTimes] = []
         self._first: list[Calibration] = []
+        self._apart: list[Calibration] = []
         self._per: list[Calibration] = []
-        self._lines = np.empty((0, 7))
+        self._lines = np.empty((0, 10))
 
     def number(self, kind: str) -> int:
         """Return the number of a kind, which is given when it is first asked for."""
@@ -117,19 +128,21 @@ class PerformanceModel:
         if number == len(self._kinds):
             self._kinds.append(KindTimes())
             self._first.append(Calibration(1))
+            self._apart.append(Calibration(1))
             self._per.append(Calibration(2))
-            self._lines = np.vstack([self._lines, [*self._first[-1].line, *self._per[-1].line]])
+            self._lines = np.vstack([self._lines, [*self._first[-1].line, *self._per[-1].line, *self._apart[-1].line]])
         return number
 
     def engine(self, kind: str) -> EngineTimes:
         """Return the step times of a new engine of a kind."""
         return EngineTimes(self._kinds[self.number(kind)])
 
-    def first_token_came(self, kind: str, raw_s: float, measured_s: float) -> None:
-        """Learn how a prediction of the first token came out."""
+    def first_token_came(self, kind: str, raw_s: float, measured_s: float, *, apart: bool = False) -> None:
+        """Learn how a prediction of the first token came out; `apart`: of a prompt for another engine."""
         number = self.number(kind)
-        self._first[number].observe((raw_s,), measured_s)
-        self._lines[number, :3] = self._first[number].line
+        calibration = (self._apart if apart else self._first)[number]
+        calibration.observe((raw_s,), measured_s)
+        self._lines[number, APART if apart else FIRST] = calibration.line
 
     def tokens_came(self, kind: str, raw_s: float, fleet_s: float, measured_s: float) -> None:
         """Learn how a prediction of the time per token came out.
@@ -139,7 +152,7 @@ class PerformanceModel:
         """
         number = self.number(kind)
         self._per[number].observe((raw_s, fleet_s), measured_s)
-        self._lines[number, 3:] = self._per[number].line
+        self._lines[number, PER] = self._per[number].line
 
     def forecast(self, loads: Loads, work: Work, cached: Vector, now: float = 0.0, *, is_even: bool = True) -> Forecast:
         """Return what a request would see on each engine at `now`, `cached` [n] of its tokens being in the engine's
@@ -150,7 +163,10 @@ class PerformanceModel:
         times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context, now)
         tokens = token_times(loads, work.context + work.answer / 2)
         raw_usual = usual_s(tokens, work.answer)
-        first_offset, first_factor, first_spread, per_offset, per_own, per_fleet, per_spread = self._lines[loads.kind].T
+        lines = self._lines[loads.kind].T
+        first_offset, first_factor, first_spread = lines[FIRST]
+        apart_offset, apart_factor, apart_spread = lines[APART]
+        per_offset, per_own, per_fleet, per_spread = lines[PER]
         first_s = first_offset + first_factor * times.first
 
         def calibrated(raw_s: Vector, fleet_s: Vector) -> Vector:
@@ -163,6 +179,8 @@ class PerformanceModel:
         return Forecast(
             first_s=first_s,
             first_spread=first_spread,
+            apart_s=apart_offset + apart_factor * times.first,
+            apart_spread=apart_spread,
             per_s=per_s,
             usual_s=calibrated(raw_usual, fleet_usual),
             per_spread=per_spread,
