@@ -15,7 +15,7 @@ CONNECT_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """One service instance that answered: `service` is gateway, scheduler, registry or engine."""
+    """One service instance that answered: `service` is gateway, scheduler, planner, registry or engine."""
 
     service: str
     instance: str
