@@ -55,6 +55,7 @@ LIGHT = [
     "sagellm_common.contracts.catalog",
     "sagellm_gateway.__main__",
     "sagellm_scheduler.__main__",
+    "sagellm_scheduler.planner.__main__",
     "sagellm_registry.__main__",
     "sagellm",
     "sagellm.cli.main",
