@@ -25,6 +25,8 @@ NAMES = (
     "long_run",
     "predictions",
     "validation",
+    "scenarios",
+    "separation",
 )
 TRAINING = Path(__file__).parents[1] / "training"
 """Where the built-in model's corpus and judges are; they are no installed package."""

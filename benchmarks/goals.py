@@ -60,6 +60,7 @@ GOALS = (
     ),
     Goal("engine free after a client has gone, p99", "disconnect", "freed_p99_ms", "ms", 100.0),
     Goal("one decision with 1,000 engines, p99", "scheduler_core", "1000.p99_us", "µs", 2000.0),
+    Goal("the same with 100,000 open requests, p99", "scheduler_core", "open_100000.p99_us", "µs", 2000.0),
     *(
         Goal(f"{name}, {title}", f"engine_{shape}", f"ratios.{path}", "× the best peer", limit, True)
         for shape, name in (("smol135", "135M shape"), ("qwen05", "0.5B Qwen2 shape"))
@@ -105,6 +106,9 @@ GOALS = (
     ),
     Goal("simulator beside live mock engines, worst error", "validation", "goals.mock", "", 0.15),
     Goal("simulator beside the live CPU engine, medians", "validation", "goals.cpu_median", "", 0.25),
+    Goal("a day under the planner, SLO met", "planner", "attainment", "", 0.99, True),
+    Goal("the same, engine-hours", "planner", "of_oracle", "× the oracle's", 1.15),
+    Goal("12,000 requests through 16 simulated engines", "simulator", "off.seconds", "s", 10.0),
     Goal("load borne, over the best static policy, least", "capacity", "goals.least_of_best", "", 0.99, True),
     Goal("traces with 1.3 times the weak policies' load", "capacity", "goals.traces_over_weak", "traces", 2, True),
     Goal("gap from the best static policy to the bound, closed", "capacity", "goals.gap_closed", "", 0.5, True),

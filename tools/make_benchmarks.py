@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import capacity_report, engine_report, engine_sections, scheduling_sections
+from benchmarks import capacity_report, engine_report, engine_sections, planner_report, scheduling_sections
 from benchmarks.goals import load_results, table
 from benchmarks.peers.session import WORKLOADS
 
@@ -39,6 +39,10 @@ def render(results: dict[str, Any]) -> str:
         "scheduler_core": _scheduler,
         "fifty_engines": _fifty,
         "capacity": capacity_report.section,
+        "planner": planner_report.section,
+        "separation_fleet": scheduling_sections.separation_fleet,
+        "separation": scheduling_sections.separation,
+        "scenarios": scheduling_sections.scenarios,
         "predictions": scheduling_sections.predictions,
         "validation": scheduling_sections.validation,
     }
@@ -163,5 +167,7 @@ if __name__ == "__main__":
             engine_report.draw(name.removeprefix("engine_"), content["result"], TARGET.parent / "images")
     if "capacity" in measured:
         capacity_report.draw(measured["capacity"]["result"], TARGET.parent / "images")
+    if "planner" in measured:
+        planner_report.draw(measured["planner"]["result"], TARGET.parent / "images")
     README.write_text(BLOCK.sub(lambda _: figures(measured), README.read_text()))
     print(f"wrote {TARGET.name} and the README's figures from {len(measured)} results")

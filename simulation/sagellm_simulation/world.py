@@ -5,17 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.decisions import DecisionRecord
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.events import RequestEvent
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.handoff import LeaseAbort
 from sagellm_common.contracts.kv import KvEvents
+from sagellm_common.contracts.policy import LEADER_TTL_S
 from sagellm_common.contracts.reports import EngineReport
 from sagellm_common.contracts.scheduling import Assignment, Submit, SubmitReply
 from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_engine.transfer.lease import Message
-from sagellm_gateway.core.actions import SendResend
+from sagellm_gateway.core.actions import SendDispatch, SendResend
 from sagellm_gateway.core.request import Outcome, Request
 from sagellm_gateway.edge.figures import end_event
 from sagellm_scheduler.core import events as ev
@@ -35,7 +37,9 @@ MODEL = "model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What is simulated. Engines die at the times in `deaths` (engine, at, back after so many seconds or never)."""
+    """What is simulated. Engines die at the times in `deaths` (engine, at, back after so many seconds or never), and
+    the scheduler that leads at those in `scheduler_deaths`: a standby takes over when its lease has run out, and
+    another standby is started."""
 
     engines: tuple[EngineSpec, ...]
     queue: str = "fifo"
@@ -48,6 +52,7 @@ class Scenario:
     num_gateways: int = 1
     network: NetworkFaults = NO_FAULTS
     deaths: tuple[tuple[int, float, float | None], ...] = ()
+    scheduler_deaths: tuple[float, ...] = ()
     seed: int = 0
     jump: bool = True
     heartbeat_s: float = 0.5
@@ -119,10 +124,14 @@ class World:
         self.scenario, self.trace = scenario, trace
         self.kernel = Kernel()
         self.result = Result(scenario, trace)
-        self.assigned: list[tuple[str, int, str]] = []
+        self.assigned: list[tuple[str, int, LeaderEpoch, str]] = []
+        self.dispatched: list[tuple[str, int, str]] = []
         self._network = Network(self.kernel, scenario.network, random.Random(scenario.seed))
         self._gateways = {f"g{n}": self._gateway(f"g{n}") for n in range(scenario.num_gateways)}
-        self._scheduler = self._made_scheduler()
+        self._schedulers = [self._made_scheduler("s1")]
+        if scenario.scheduler_deaths:
+            self._schedulers.append(self._made_scheduler("s2"))
+        self._leader = self._schedulers[0]
         self.workload = {request.request_id: request for request in trace.requests}
         self.engines: dict[str, SimEngine] = {}
         for spec in scenario.engines:
@@ -138,7 +147,7 @@ class World:
     def retire_engine(self, engine: SimEngine) -> None:
         """Have an engine end that has nothing left to do."""
         engine.retire()
-        self._scheduler.feed(ev.EngineGone(engine.engine_id))
+        self._tell_all(ev.EngineGone(engine.engine_id))
         if self.observer is not None:
             self.observer.gone(engine.engine_id)
 
@@ -181,10 +190,11 @@ class World:
         self.kernel.run(self.kernel.now + 60.0)
 
     def _begin(self) -> None:
-        self._scheduler.lead((1, 1))
-        for gateway_id, at in self._gateways.items():
-            at.leader_changed(self._scheduler.scheduler_id)
-            self._scheduler.feed(ev.GatewaySeen(gateway_id, "1"))
+        self._lead(self._leader, 1)
+        for gateway_id in self._gateways:
+            self._tell_all(ev.GatewaySeen(gateway_id, "1"))
+        for number, at_s in enumerate(self.scenario.scheduler_deaths):
+            self.kernel.at(at_s, self._leader_dies, number + 2)
         self.kernel.every(1.0, self._gateways_beat)
         for engine in self.engines.values():
             self._register(engine)
@@ -198,6 +208,31 @@ class World:
         engine.restart()
         self._register(engine)
 
+    def _lead(self, leader: scheduler.SimScheduler, term: int) -> None:
+        self._leader = leader
+        leader.lead((1, term))
+        for at in self._gateways.values():
+            at.leader_changed(leader.scheduler_id)
+
+    def _leader_dies(self, term: int) -> None:
+        self._leader.alive = False
+        self._schedulers.remove(self._leader)
+        self.kernel.after(LEADER_TTL_S, lambda: self._lead(self._schedulers[0], term))
+        standby = self._made_scheduler(f"s{term + 1}")
+        for engine in self.engines.values():
+            if engine.alive:
+                standby.feed(ev.EngineRegistered(engine.registration(MODEL)))
+        self._schedulers.append(standby)
+
+    def _tell_all(self, event: ev.Event) -> None:
+        for standing in self._schedulers:
+            standing.feed(event)
+
+    def _publish(self, sender: str, event: ev.Event) -> None:
+        """Have a message carried to every scheduler."""
+        for standing in self._schedulers:
+            self._send((sender, standing.scheduler_id), standing.feed, event)
+
     def _accept(self, at: gateway.SimGateway, request: TraceRequest) -> None:
         if self.observer is not None:
             self.observer.accepted(request.prompt_tokens, self.kernel.now)
@@ -205,28 +240,30 @@ class World:
 
     def _register(self, engine: SimEngine) -> None:
         registration = engine.registration(MODEL)
-        self._scheduler.feed(ev.EngineRegistered(registration))
+        self._tell_all(ev.EngineRegistered(registration))
         if self.observer is not None:
             self.observer.registered(registration)
         engine.announce()
 
     def _gateways_beat(self) -> None:
         for gateway_id in self._gateways:
-            self._send((gateway_id, "scheduler"), self._scheduler.feed, ev.GatewaySeen(gateway_id, "1"))
+            self._publish(gateway_id, ev.GatewaySeen(gateway_id, "1"))
 
     # parts
 
-    def _made_scheduler(self) -> scheduler.SimScheduler:
+    def _made_scheduler(self, scheduler_id: str) -> scheduler.SimScheduler:
         scenario, wires = self.scenario, scheduler.Wires()
         wires.assign = self._assign
         wires.notify = lambda gateway_id, notice: self._send(
-            ("scheduler", gateway_id), self._gateways[gateway_id].noticed, notice
+            (scheduler_id, gateway_id), self._gateways[gateway_id].noticed, notice
         )
-        wires.ask = self._ask
-        wires.ask_engine = lambda engine_id: self._send(("scheduler", engine_id), self._ask_engine, engine_id)
+        wires.ask = lambda gateway_id: self._send(
+            (scheduler_id, gateway_id), self._asked, made, gateway_id, self.kernel.now
+        )
+        wires.ask_engine = lambda engine_id: self._send((scheduler_id, engine_id), self._ask_engine, made, engine_id)
         wires.ended = self.result.records.append
         config = CoreConfig(
-            scheduler_id="s1",
+            scheduler_id=scheduler_id,
             queue=QUEUE_POLICIES.make(scenario.queue),
             router=ROUTERS.make(scenario.router),
             separation=SEPARATION_POLICIES.make(scenario.pd),
@@ -239,20 +276,13 @@ class World:
             stale_after_s=max(1.0, 2.5 * scenario.heartbeat_s),
             engine_timeout_s=max(2.0, 4 * scenario.heartbeat_s),
         )
-        return scheduler.SimScheduler(self.kernel, config, wires, tick_s=scenario.tick_s)
+        made = scheduler.SimScheduler(self.kernel, config, wires, tick_s=scenario.tick_s)
+        return made
 
     def _gateway(self, gateway_id: str) -> gateway.SimGateway:
         wires = gateway.Wires()
-        here = ("scheduler", gateway_id)
-        wires.submit = lambda submit, answer: self._send(
-            (gateway_id, "scheduler"), self._submitted, submit, lambda reply: self._send(here, answer, reply)
-        )
-        wires.dispatch = lambda action, answer: self._send(
-            (gateway_id, action.engine_id),
-            self.engines[action.engine_id].dispatch,
-            action.dispatch,
-            lambda: self._send((action.engine_id, gateway_id), answer),
-        )
+        wires.submit = lambda submit, answer: self._submit(self._leader, gateway_id, submit, answer)
+        wires.dispatch = lambda action, answer: self._dispatch(gateway_id, action, answer)
         wires.prefill = lambda action, answer: self._send(
             (gateway_id, action.engine_id),
             self.engines[action.engine_id].dispatch,
@@ -291,7 +321,7 @@ class World:
 
     def report(self, engine: SimEngine, report: EngineReport) -> None:
         """An engine publishes a report."""
-        self._send((engine.engine_id, "scheduler"), self._scheduler.feed, ev.EngineReported(report))
+        self._publish(engine.engine_id, ev.EngineReported(report))
         if self.observer is not None:
             self.observer.reported(report, self.kernel.now)
         for gateway_id, at in self._gateways.items():
@@ -300,7 +330,7 @@ class World:
 
     def cache(self, engine: SimEngine, events: KvEvents) -> None:
         """An engine publishes changes of its prefix cache."""
-        self._send((engine.engine_id, "scheduler"), self._scheduler.feed, ev.CacheChanged(events))
+        self._publish(engine.engine_id, ev.CacheChanged(events))
 
     def lease(self, engine: SimEngine, to: str, message: Message) -> None:
         """An engine speaks to another about a hand-off."""
@@ -319,34 +349,40 @@ class World:
         if engine.alive:
             engine.handoffs.abandoned((abort.request_id, abort.epoch))
 
-    def _ask_engine(self, engine_id: str) -> None:
+    def _ask_engine(self, asking: scheduler.SimScheduler, engine_id: str) -> None:
         engine = self.engines[engine_id]
         if engine.alive:
-            self._send((engine_id, "scheduler"), self._scheduler.feed, ev.CacheLearnt(engine.snapshot()))
+            self._send((engine_id, asking.scheduler_id), asking.feed, ev.CacheLearnt(engine.snapshot()))
 
     def _assign(self, gateway_id: str, assignment: Assignment) -> None:
-        self.assigned.append((assignment.request_id, assignment.epoch, assignment.engine_id))
+        key = assignment.request_id, assignment.epoch
+        self.assigned.append((*key, assignment.leader_epoch, assignment.engine_id))
         self._send(("scheduler", gateway_id), self._gateways[gateway_id].assigned, assignment)
 
-    def _submitted(self, submit: Submit, answer: Callable[[SubmitReply], None]) -> None:
-        self._scheduler.submit(submit, answer)
+    def _submit(
+        self, leader: scheduler.SimScheduler, gateway_id: str, submit: Submit, answer: Callable[[SubmitReply], None]
+    ) -> None:
+        here, there = (gateway_id, leader.scheduler_id), (leader.scheduler_id, gateway_id)
+        self._send(here, leader.submit, submit, lambda reply: self._send(there, answer, reply))
 
     def _resent(self, action: SendResend, answer: Callable[[TokenItem | None], None]) -> None:
         asked, engine = action.resend, self.engines[action.engine_id]
         if engine.alive:
             answer(engine.resend((asked.request_id, asked.epoch), asked.from_index))
 
-    def _ask(self, gateway_id: str) -> None:
-        asked_at = self.kernel.now
-        self._send(("scheduler", gateway_id), self._asked, gateway_id, asked_at)
+    def _dispatch(self, gateway_id: str, action: SendDispatch, answer: Callable[[], None]) -> None:
+        body, engine = action.dispatch, self.engines[action.engine_id]
+        self.dispatched.append((body.request_id, body.epoch, action.engine_id))
+        there, back = (gateway_id, action.engine_id), (action.engine_id, gateway_id)
+        self._send(there, engine.dispatch, body, lambda: self._send(back, answer))
 
-    def _asked(self, gateway_id: str, asked_at: float) -> None:
+    def _asked(self, asking: scheduler.SimScheduler, gateway_id: str, asked_at: float) -> None:
         answer = ev.OpenLearnt(gateway_id, tuple(self._gateways[gateway_id].open_requests()), asked_at)
-        self._send((gateway_id, "scheduler"), self._scheduler.feed, answer)
+        self._send((gateway_id, asking.scheduler_id), asking.feed, answer)
 
     def _closed(self, request: Request, outcome: Outcome) -> None:
         event = end_event(request, outcome)
-        self._send((request.submit.gateway_id, "scheduler"), self._scheduler.feed, ev.RequestEnded(event))
+        self._publish(request.submit.gateway_id, ev.RequestEnded(event))
         if self.observer is not None:
             self.observer.ended(event, self.kernel.now)
         self.result.ended.append(

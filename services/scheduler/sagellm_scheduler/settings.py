@@ -15,10 +15,10 @@ class SchedulerSettings(ServiceSettings):
     """What a scheduler reads at its start; times in seconds."""
 
     scheduler_id: str = Field(default_factory=lambda: f"scheduler-{uuid.uuid4().hex[:8]}", min_length=1)
-    queue_policy: str = Field(default="slo_aware", description="a name, or `package.module:Class` of a policy of your own")
-    router: str = Field(
-        default="predictive", description="a name, or `package.module:Class` of a router of your own"
+    queue_policy: str = Field(
+        default="slo_aware", description="a name, or `package.module:Class` of a policy of your own"
     )
+    router: str = Field(default="predictive", description="a name, or `package.module:Class` of a router of your own")
     pd_policy: str = Field(
         default="adaptive",
         description="whether prefill and decode are separated: off, threshold, adaptive, or `package.module:Class`",
