@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import nats
+import nats.errors
 import pytest
 from nats.aio.client import Client
 
@@ -16,7 +17,7 @@ from sagellm_common.contracts.policy import Leader
 from sagellm_common.nats_server import NatsServer
 from support.compose import dot_env
 from support.compose_stack import bus_settings, start_nats
-from support.wait import eventually
+from support.wait import eventually, eventually_async
 
 USERS = ["gateway", "scheduler", "registry", "engine", "planner", "client"]
 PREFIX = "sagellm.default.v1"
@@ -278,7 +279,14 @@ async def test_a_reply_reaches_only_who_asked(user: Connect) -> None:
 
     await engine.client.subscribe(f"{PREFIX}.engine.e.dispatch", cb=answer)
     await engine.client.flush()
-    assert (await gateway.client.request(f"{PREFIX}.engine.e.dispatch", b"", timeout=5)).data == b"yes"
+
+    async def is_answered() -> bool:
+        try:
+            return (await gateway.client.request(f"{PREFIX}.engine.e.dispatch", b"", timeout=5)).data == b"yes"
+        except nats.errors.NoRespondersError:  # under load the server has been seen to know the subscription later
+            return False
+
+    await eventually_async(is_answered)
     await engine.may_not_publish("_INBOX.gateway.guess")
 
 
