@@ -46,7 +46,7 @@ def scenarios(result: dict[str, Any]) -> list[str]:
         "Mixed priorities: three times too much for ten seconds; every tenth request is critical and asks for 500 ms. "
         "Cost: every request may cost 0.01, a second of an engine; every twelfth would cost more.",
         table(
-            ["case", "policy", "", "requests", "refused", "in time", "TTFT p50 / p95, ms", "ITL p95, ms", "tokens/s"],
+            ["case", "policy", "requests", "refused", "in time", "TTFT p50 / p95, ms", "ITL p95, ms", "tokens/s"],
             rows,
         ),
     ]
