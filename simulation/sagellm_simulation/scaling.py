@@ -101,8 +101,6 @@ def simulate_scaled(
 ) -> Scaled:
     """Run a world whose engines, all of the kind of the scenario's first, come and go as the planner says."""
     scaler = Scaler(world, scenario.engines[0], config, start_s=start_s, hours=hours)
-    for engine in world.engines.values():
-        world.observer.registered(engine.registration(MODEL)) if world.observer else None
     result = world.run()
     scaler.end(world.trace.requests[-1].at)
     return Scaled(result, scaler.engine_seconds / HOUR_S, scaler.plans)
