@@ -28,7 +28,7 @@ from sagellm_common.contracts.handoff import (
 )
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply, SnapshotRequest
 from sagellm_common.contracts.packed import Packed
-from sagellm_common.contracts.plan import EngineGroup, FleetPlan
+from sagellm_common.contracts.plan import EngineGroup, FleetPlan, MeanTokens
 from sagellm_common.contracts.policy import Leader, Policy, PolicyChange, PolicyReply
 from sagellm_common.contracts.registry import (
     DownloadReply,
@@ -81,6 +81,7 @@ ASSIGNMENT = Assignment(
     number=3,
     dispatch_timeout_ms=900.0,
     prefill=PrefillAssignment(engine_id="p1", incarnation="i9", number=4),
+    itl_ms=15.0,
 )
 LEASE = LeaseName("i1", "r1", 1, 7)
 MEMORY = KvMemory("hash", "plain", "paged", "bfloat16", 24, 2, 4, 128, 16, 1000, 2**40, 48, 2**30, 2**15, "cuda:1")
@@ -167,6 +168,7 @@ SAMPLES: list[Message | Packed] = [
         finished_choices=[1],
         priority=Priority.LOW,
         deadline_ms=1000.0,
+        itl_ms=15.0,
     ),
     DispatchReply(accepted=True, duplicate=True),
     ResendRequest(request_id="r1", epoch=1, choice=1, from_index=5),
@@ -188,7 +190,7 @@ SAMPLES: list[Message | Packed] = [
         "e1",
         "i1",
         3,
-        Gauges(100, 50, 20, 1, 2, 300, 400, 0.5, 1, 77),
+        Gauges(100, 50, 20, 1, 2, 300, 400, 0.5, 1, 77, 0.015),
         [5, 6],
         3,
         "draining",
@@ -229,6 +231,7 @@ SAMPLES: list[Message | Packed] = [
         requests_per_s=4.5,
         expected_per_s=5.5,
         burst=1.25,
+        request=MeanTokens(new=512.0, output=128.0, context=700.0, products=65536.0, long_prompt=2048.0),
         margin=1.1,
         attainment=0.99,
         price_per_hour=3.0,

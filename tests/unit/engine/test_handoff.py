@@ -57,11 +57,12 @@ def copy_pages(giver: EngineCore, taker: EngineCore, sources: tuple[int, ...], t
 def hand_over(giver: EngineCore, taker: EngineCore, item: EngineRequest, held: Held) -> None:
     """Bring a prefilled request from one core to the other."""
     assert held.first is not None
-    pages = taker.reserve(len(item.prompt_token_ids))
-    assert pages is not None
-    copy_pages(giver, taker, held.pages, pages)
+    reserved = taker.reserve(item.prompt_token_ids)
+    assert reserved is not None
+    known = reserved.num_known // PAGE_SIZE
+    copy_pages(giver, taker, held.pages[known:], reserved.pages[known:])
     giver.release_held(held.key, 0.0)
-    assert taker.adopt(item, pages, held.first, 0.0)
+    assert taker.adopt(item, reserved.pages, held.first, 0.0)
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9, "seed": 5}, {"logprobs": 2}])
@@ -90,6 +91,49 @@ def test_a_prompt_that_was_handed_over_is_known_on_both_sides(make: Make) -> Non
     drain(taker)
     for core in (giver, taker):
         assert run(core, [request(PROMPT)])[0].cached_tokens == len(PROMPT) // PAGE_SIZE * PAGE_SIZE
+
+
+@pytest.mark.parametrize("unit", [PAGE_SIZE, 3 * PAGE_SIZE])
+def test_only_what_is_not_known_is_read(make: Make, unit: int) -> None:
+    """The next turn of a conversation: the pages of the first stay, those behind them are read, the stream is right."""
+    giver, taker = make(), make()
+    first = request(PROMPT, max_tokens=30)
+    answer = run(taker, [first])[0].tokens
+    turn = request([*PROMPT, *answer, *PROMPT[:40]], max_tokens=30)
+    alone = run(make(), [request(turn.prompt_token_ids, max_tokens=30)])[0]
+    held = prefill(giver, _holding(turn))[-1]
+    reserved = taker.reserve(turn.prompt_token_ids, unit)
+    assert reserved is not None
+    assert held.first is not None
+    assert reserved.num_known == (len(PROMPT) + len(answer) - 1) // unit * unit
+    known = reserved.num_known // PAGE_SIZE
+    copy_pages(giver, taker, held.pages[known:], reserved.pages[known:])
+    taker.adopt(turn, reserved.pages, held.first, 0.0)
+    taker.check_invariants()
+    results, reports = drain(taker)
+    assert results[turn.key, 0].tokens == alone.tokens
+    assert sum(report.prefill_tokens for report in reports) == 0
+    assert _in_use(taker) == 0
+
+
+def test_pages_of_a_known_prefix_are_shared_and_stay_known_when_a_hand_off_fails() -> None:
+    """Two reservations of one known prompt have its pages in common; given back, the next request finds them."""
+    core = mock_core()
+    run(core, [request(PROMPT)])
+    before = _in_use(core)
+    first, second = core.reserve(PROMPT), core.reserve(PROMPT)
+    assert first is not None
+    assert second is not None
+    whole = first.num_known // PAGE_SIZE
+    assert whole > 0
+    assert first.pages[:whole] == second.pages[:whole]
+    assert not set(first.pages[whole:]) & set(second.pages[whole:])
+    core.check_invariants()
+    core.free_reserved(first.pages)
+    core.free_reserved(second.pages)
+    core.check_invariants()
+    assert _in_use(core) == before
+    assert run(core, [request(PROMPT)])[0].cached_tokens == first.num_known
 
 
 def test_the_other_choices_share_the_pages_that_came() -> None:
@@ -124,11 +168,11 @@ def test_pages_with_wrong_content_make_a_wrong_stream() -> None:
     giver, taker = mock_core(), mock_core()
     item = request(PROMPT, max_tokens=20)
     held = prefill(giver, _holding(item))[-1]
-    pages = taker.reserve(len(PROMPT))
-    assert pages is not None
+    reserved = taker.reserve(PROMPT)
+    assert reserved is not None
     assert held.first is not None
-    copy_pages(giver, taker, held.pages[::-1], pages)
-    taker.adopt(item, pages, held.first, 0.0)
+    copy_pages(giver, taker, held.pages[::-1], reserved.pages)
+    taker.adopt(item, reserved.pages, held.first, 0.0)
     results, _ = drain(taker)
     assert results[item.key, 0].tokens[1:] != run(mock_core(), [request(PROMPT, max_tokens=20)])[0].tokens[1:]
 
@@ -157,19 +201,19 @@ def test_pages_that_are_held_are_never_preempted() -> None:
 def test_reservations_count_as_running_sequences_and_as_pages() -> None:
     """No more than `max_num_seqs` in all, no page twice, and everything is there again when they are given back."""
     core = mock_core(num_pages=8, max_num_seqs=2)
-    first, second = core.reserve(40), core.reserve(40)
+    first, second = core.reserve([1] * 40), core.reserve([1] * 40)
     assert first is not None
     assert second is not None
-    assert not set(first) & set(second)
-    assert core.reserve(1) is None, "two sequences are spoken for"
+    assert not set(first.pages) & set(second.pages)
+    assert core.reserve([1]) is None, "two sequences are spoken for"
     core.submit(request([1, 2, 3]), 0.0)
     assert core.step(0.0).report.rows == 0, "so that none is admitted"
-    core.free_reserved(first)
-    assert core.reserve(16 * 6) is None, "more pages than are left"
+    core.free_reserved(first.pages)
+    assert core.reserve([1] * 16 * 6) is None, "more pages than are left"
     core.check_invariants()
     results, _ = drain(core)
     assert len(results) == 1
-    core.free_reserved(second)
+    core.free_reserved(second.pages)
     assert _in_use(core) == 0
 
 
@@ -179,10 +223,10 @@ def test_a_request_that_is_over_is_not_adopted() -> None:
     cancelled, late = request(PROMPT), request(PROMPT, deadline=1.0)
     core.cancel(cancelled.key, 0.0)
     for item, error in ((cancelled, Cancelled), (late, DeadlineExceeded)):
-        pages = core.reserve(len(PROMPT))
-        assert pages is not None
+        reserved = core.reserve(PROMPT)
+        assert reserved is not None
         with pytest.raises(error):
-            core.adopt(item, pages, FirstToken(1), 2.0)
+            core.adopt(item, reserved.pages, FirstToken(1), 2.0)
         assert _in_use(core) == 0
     core.check_invariants()
 

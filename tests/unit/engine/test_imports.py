@@ -24,8 +24,8 @@ assert len(engine.generate([[1, 2]], SamplingParams(max_tokens=4))[0]) == 4
 
 
 def test_mock_needs_no_torch() -> None:
-    """With the mock backend the core runs without torch, numpy or transformers, and without the services' libraries."""
-    assert modules_after(MOCK).isdisjoint({"torch", "numpy", "transformers", "safetensors", *SERVICES})
+    """With the mock backend the core runs without torch or transformers, and without the services' libraries."""
+    assert modules_after(MOCK).isdisjoint({"torch", "transformers", "safetensors", *SERVICES})
 
 
 @pytest.mark.parametrize("module", ["cpu", "cuda"])

@@ -23,6 +23,16 @@ def test_tokens_are_a_function_of_prompt_seed_and_choice() -> None:
     assert all(0 <= token < 1000 for tokens in together for token in tokens)
 
 
+def test_a_second_turn_is_the_same_behind_a_cached_first() -> None:
+    """The answer of the first turn is part of the second's prompt, and lies in pages that decoding filled."""
+    core, prompt = mock_core(), list(range(40))
+    answer = run(core, [request(prompt, max_tokens=60)])[0].tokens
+    [cached] = run(core, [request([*prompt, *answer, 1, 2], max_tokens=20)])
+    [cold] = run(mock_core(), [request([*prompt, *answer, 1, 2], max_tokens=20)])
+    assert cached.cached_tokens >= 80
+    assert cached.tokens == cold.tokens
+
+
 def test_greedy_does_not_depend_on_the_seed() -> None:
     """At temperature 0 the seed changes nothing, as with a real model."""
     assert (

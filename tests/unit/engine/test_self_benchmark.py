@@ -2,31 +2,17 @@
 
 import pytest
 
-from sagellm_engine.backends.mock import MockRunner
-from sagellm_engine.core.config import EngineConfig, MockConfig
+from sagellm_engine.core.config import MockConfig
 from sagellm_engine.core.engine import EngineCore
 from sagellm_engine.core.self_benchmark import LIMIT_S, measure_steps
 from support.engine import request
-
-
-class Clock:
-    """Time that passes only while a mock engine computes."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from support.virtual_engine import Clock, virtual_core
 
 
 def engine(clock: Clock, *, step_ms: float = 2.0, **settings: object) -> EngineCore:
     """An idle mock core in virtual time."""
     times = MockConfig(step_base_ms=step_ms, ms_per_prefill_token=0.01, ms_per_decode_seq=0.1)
-    config = EngineConfig(backend="mock", mock=times, **settings)  # type: ignore[arg-type] # whatever the test sets
-    return EngineCore(config, MockRunner(config, sleep=clock.sleep), clock=clock)
+    return virtual_core(clock, times, **settings)
 
 
 def test_it_measures_prompts_and_decoding_of_several_sizes() -> None:

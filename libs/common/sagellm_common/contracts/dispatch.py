@@ -32,6 +32,7 @@ class Dispatch(Message):
     finished_choices: list[int] = []
     priority: Priority = Priority.NORMAL
     deadline_ms: float | None = None
+    itl_ms: float | None = Field(default=None, gt=0, description="promised mean time from token to token")
     prefill_engine: str = ""
     decode_engine: str = ""
 

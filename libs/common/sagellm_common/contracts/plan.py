@@ -17,6 +17,16 @@ class EngineGroup(Message):
     count: int = Field(ge=0)
 
 
+class MeanTokens(Message):
+    """The mean request of the last few hundred, in tokens."""
+
+    new: float = Field(ge=1.0, description="of the prompt, without what was cached")
+    output: float = Field(ge=0.0, description="of the answer")
+    context: float = Field(ge=0.0, description="held while a token of an answer is made")
+    products: float = Field(ge=0.0, description="sum over the prompt's new tokens of the tokens before each")
+    long_prompt: float = Field(ge=0.0, description="nine prompts of ten are shorter")
+
+
 class FleetPlan(Message):
     """How many engines of a model are wanted, and why."""
 
@@ -32,6 +42,7 @@ class FleetPlan(Message):
     attainment: float | None = Field(default=None, description="share of the SLOs met in the last five minutes")
     price_per_hour: float = 0.0
     reason: str = ""
+    request: MeanTokens | None = Field(default=None, description="what the plan is made for; none: none has been seen")
     hours: list[float] = Field(default=[], description="requests a second of the hours that are over, oldest first")
     last_hour: int = Field(default=0, description="hours since the epoch of the end of the last of them")
 

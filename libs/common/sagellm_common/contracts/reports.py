@@ -24,7 +24,8 @@ class Gauges(Packed):
     """State of an engine now. `busy` is the share of the last second spent in steps, 0 to 1.
 
     `waiting_tokens` are all tokens of the sequences that wait. Of those that run, `prefilling` have not had their
-    first token yet, and `prefill_tokens` of their tokens are still to be computed.
+    first token yet, and `prefill_tokens` of their tokens are still to be computed. `itl_limit_s`: the promised time
+    from token to token to which steps are kept for the sake of those that decode; 0 if there is none.
     """
 
     pages_total: int
@@ -37,6 +38,7 @@ class Gauges(Packed):
     busy: float
     prefilling: int = 0
     prefill_tokens: int = 0
+    itl_limit_s: float = 0.0
 
 
 @dataclass(slots=True)

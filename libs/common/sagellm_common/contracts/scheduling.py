@@ -55,7 +55,8 @@ class PrefillAssignment(Message):
 class Assignment(Message):
     """Where one epoch of a request runs. `number` counts the assignments of one engine under one leader epoch.
 
-    With `prefill`, that engine prefills the prompt and hands it over to this one, which decodes.
+    With `prefill`, that engine prefills the prompt and hands it over to this one, which decodes. `itl_ms` is the time
+    from token to token that the request is promised: what it states, or what all are promised.
     """
 
     request_id: str
@@ -66,6 +67,7 @@ class Assignment(Message):
     number: int
     dispatch_timeout_ms: float = 2000.0
     prefill: PrefillAssignment | None = None
+    itl_ms: float | None = None
 
 
 class Notice(Message):

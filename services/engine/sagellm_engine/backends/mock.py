@@ -4,7 +4,7 @@ A token is a function of the prompt and of its place in the output alone, and ab
 choice, so that any two mock engines continue the same stream. Every token is as good as another: other sampling
 options, `max_tokens` and the stop tokens apart, do nothing.
 
-Its pages hold the prompt's token ids in the place of keys and values, and the stream is made of what they hold: pages
+Its pages hold token ids in the place of keys and values, and the stream is made of what those of the prompt hold: pages
 that are wrong make a wrong stream.
 """
 
@@ -69,8 +69,7 @@ class MockRunner:
         vocab_size = self._mock.vocab_size
         tokens: list[int] = []
         for seq in rows:
-            if seq.num_computed < seq.num_prompt:
-                self._write(seq)
+            self._write(seq)
             if not seq.samples:
                 tokens.append(0)
                 continue
@@ -83,8 +82,8 @@ class MockRunner:
         return StepResult(tokens, logprobs=self._logprobs(rows, tokens))
 
     def _write(self, seq: SequenceState) -> None:
-        """Put the tokens of a chunk of the prompt into its pages."""
-        place, stop = seq.num_computed, min(seq.num_computed + seq.num_scheduled, seq.num_prompt)
+        """Put the tokens that are computed into their pages: an answer may be part of the next prompt."""
+        place, stop = seq.num_computed, seq.num_computed + seq.num_scheduled
         while place < stop:
             number, slot = divmod(place, PAGE_SIZE)
             end = min(stop, place - slot + PAGE_SIZE)

@@ -1,7 +1,8 @@
 """The batching policy: one plain function decides a step.
 
 Running sequences grow first, decoding ones by a token each, prefilling ones by a chunk; what is left of the token
-budget admits waiting ones. A sequence gets pages for all its tokens when admitted, so that only decoding can run out
+budget admits waiting ones. Where decoding ones are promised a time from token to token, prompts get no more of a step
+than that leaves. A sequence gets pages for all its tokens when admitted, so that only decoding can run out
 of pages; then the sequence with the least computed work (of the least urgent) gives its pages back and waits again.
 The one with the most work is never chosen, so that some request always comes to its end; nor is one whose pages another
 engine may be reading.
@@ -9,6 +10,7 @@ engine may be reading.
 
 from dataclasses import dataclass, field
 
+from sagellm_engine.batching.pace import UNBOUNDED, Pace
 from sagellm_engine.batching.queue import WaitingQueue
 from sagellm_engine.core.sequence import SequenceState, SequenceStatus
 from sagellm_engine.core.types import RequestKey
@@ -17,7 +19,10 @@ from sagellm_engine.kv.pool import PagePool
 
 @dataclass(slots=True)
 class StepPlan:
-    """The rows of a step, decoding ones first, and what they amount to (see StepReport)."""
+    """The rows of a step, decoding ones first, and what they amount to (see StepReport).
+
+    `limit_s` is the time from token to token that is kept to, of those that are promised to the decoding rows.
+    """
 
     rows: list[SequenceState] = field(default_factory=list)
     decode_seqs: int = 0
@@ -27,6 +32,7 @@ class StepPlan:
     cached_tokens: int = 0
     preemptions: int = 0
     admitted: list[RequestKey] = field(default_factory=list)
+    limit_s: float = UNBOUNDED
 
     def add_chunk(self, seq: SequenceState, budget: int) -> int:
         """Schedule as much of a sequence's remaining tokens as the budget allows; return the budget left."""
@@ -39,12 +45,18 @@ class StepPlan:
 
 
 def plan_step(
-    running: list[SequenceState], waiting: WaitingQueue, pool: PagePool, *, max_batch_tokens: int, max_num_seqs: int
+    running: list[SequenceState],
+    waiting: WaitingQueue,
+    pool: PagePool,
+    pace: Pace,
+    *,
+    max_batch_tokens: int,
+    max_num_seqs: int,
 ) -> StepPlan:
     """Decide the next step. Moves sequences between `running` and `waiting`, hands out and takes back pages."""
     plan = StepPlan()
     _make_room(running, waiting, pool, plan)
-    budget = _grow_running(running, plan, max_batch_tokens)
+    budget = _grow_running(running, plan, max_batch_tokens, pace)
     if not plan.preemptions:
         _admit_waiting(running, waiting, pool, plan, budget, max_num_seqs)
     return plan
@@ -65,8 +77,8 @@ def _loss_if_preempted(seq: SequenceState) -> tuple[int, int, float]:
     return -seq.request.priority, seq.num_computed, -(deadline if deadline is not None else float("inf"))
 
 
-def _grow_running(running: list[SequenceState], plan: StepPlan, budget: int) -> int:
-    prefilling = []
+def _grow_running(running: list[SequenceState], plan: StepPlan, budget: int, pace: Pace) -> int:
+    prefilling, limits = [], []
     rows = plan.rows
     context_tokens = 0
     for seq in running:
@@ -75,11 +87,15 @@ def _grow_running(running: list[SequenceState], plan: StepPlan, budget: int) -> 
             seq.num_scheduled = 1
             context_tokens += length
             rows.append(seq)
+            if seq.itl_s is not None:
+                limits.append(seq.itl_s)
         else:
             prefilling.append(seq)
     plan.decode_seqs = len(rows)
     plan.context_tokens = context_tokens
-    budget -= len(rows)
+    before = prefilling[0].num_computed if prefilling else 0
+    plan.limit_s, allowed = pace.allowance(limits, len(rows), context_tokens, before)
+    budget = min(budget - len(rows), allowed)
     for seq in prefilling:
         if budget > 0:
             budget = plan.add_chunk(seq, budget)

@@ -1,9 +1,10 @@
 """The engine's core: takes requests, computes steps, hands out tokens. Plain and synchronous, for one thread."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sagellm_common.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, SageError
+from sagellm_engine.batching.pace import UNBOUNDED, Pace
 from sagellm_engine.batching.policy import StepPlan, plan_step
 from sagellm_engine.batching.queue import WaitingQueue
 from sagellm_engine.core.config import EngineConfig
@@ -27,7 +28,7 @@ from sagellm_engine.core.types import (
     TokenOutput,
 )
 from sagellm_engine.core.validation import validate_request
-from sagellm_engine.kv.pool import PAGE_SIZE, PagePool
+from sagellm_engine.kv.pool import PAGE_SIZE, PagePool, Reserved
 
 
 class EngineCore:
@@ -55,6 +56,8 @@ class EngineCore:
         self._held: dict[RequestKey, SequenceState] = {}
         self._progress: list[Held] = []
         self._num_submitted = 0
+        self._limit_s = UNBOUNDED
+        self.pace = Pace()
         self.on_held: Callable[[Held], None] = lambda held: None
 
     @property
@@ -96,11 +99,14 @@ class EngineCore:
         elif self._requests.get(key) is not None:
             self._drop(key, now, Known.ENDED)
 
-    def reserve(self, num_tokens: int) -> tuple[int, ...] | None:
-        """Set pages for so many tokens apart, and a place among the running sequences; None if there is no room."""
+    def reserve(self, tokens: Sequence[int], unit: int = PAGE_SIZE) -> Reserved | None:
+        """Set pages for tokens apart, and a place among the running sequences; None if there is no room.
+
+        What is known of them is taken from the prefix cache, a multiple of `unit` tokens.
+        """
         if len(self._running) + self._pool.num_reservations >= self.config.max_num_seqs:
             return None
-        return self._pool.reserve(num_tokens, headroom=len(self._running))
+        return self._pool.reserve(tokens, len(self._running), unit)
 
     def free_reserved(self, pages: tuple[int, ...]) -> None:
         """Give reserved pages back, into which nothing is written any more."""
@@ -158,6 +164,7 @@ class EngineCore:
             self._running,
             self._waiting,
             self._pool,
+            self.pace,
             max_batch_tokens=self._max_batch_tokens,
             max_num_seqs=self.config.max_num_seqs - self._pool.num_reservations,
         )
@@ -168,7 +175,10 @@ class EngineCore:
             self._commit(plan.rows, result, now)
         tokens, self._pending = self._pending, []
         held, self._progress = self._progress, []
-        return StepOutput(tokens, _report(plan, self._clock() - start), plan.admitted, held)
+        self._limit_s = plan.limit_s
+        report = _report(plan, self._clock() - start)
+        self.pace.observe(report)
+        return StepOutput(tokens, report, plan.admitted, held)
 
     def gauges(self) -> EngineGauges:
         """Return the state between two steps."""
@@ -183,6 +193,7 @@ class EngineCore:
             running_tokens=sum(len(seq.tokens) for seq in self._running),
             prefilling=len(left),
             prefill_tokens=sum(left),
+            itl_limit_s=0.0 if self._limit_s == UNBOUNDED else self._limit_s,
         )
 
     def take_cache_changes(self) -> CacheChanges | None:

@@ -17,12 +17,16 @@ LIMIT_S = 0.5
 def measure_steps(core: EngineCore, *, clock: Callable[[], float] = time.perf_counter) -> tuple[StepReport, ...]:
     """Compute made-up requests on an idle core's runner for half a second at most, and return the steps.
 
-    A core of its own does it, so that nothing of it is left behind. What does not fit the engine is left out.
+    A core of its own does it, so that nothing of it is left behind but what the core's pace learns of them. What does
+    not fit the engine is left out.
     """
     trial = EngineCore(replace(core.config, prefix_cache=False), core.runner, clock=clock)
     end = clock() + LIMIT_S
     _run(trial, *WARM_UP, end, clock)
-    return tuple(report for work in WORK for report in _run(trial, *work, end, clock))
+    reports = tuple(report for work in WORK for report in _run(trial, *work, end, clock))
+    for report in reports:
+        core.pace.observe(report)
+    return reports
 
 
 def _run(

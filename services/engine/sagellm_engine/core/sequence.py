@@ -30,6 +30,7 @@ class SequenceState:
         "capacity",
         "choice",
         "first_unsent",
+        "itl_s",
         "num_computed",
         "num_indexed",
         "num_prompt",
@@ -57,6 +58,7 @@ class SequenceState:
         self.tokens: list[int] = [*request.prompt_token_ids, *delivered]
         self.num_prompt = len(request.prompt_token_ids)
         self.token_limit = min(self.num_prompt + request.sampling.max_tokens, max_model_len)
+        self.itl_s = request.itl_s
         self.order = order
         self.status = SequenceStatus.HELD
         self.first_unsent = True

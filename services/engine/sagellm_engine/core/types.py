@@ -53,6 +53,7 @@ class EngineRequest:
     `delivered` holds, per choice, tokens that earlier epochs have delivered: they are prefilled, and generation
     continues at that index; empty means none. `finished_choices` have ended before and are left out. A smaller
     `priority` goes first. `deadline` and `arrival` are seconds on the clock whose readings the core gets as `now`.
+    `itl_s` is the time from token to token that the request is promised, in seconds.
     `group` is an opaque label that comes back with every output. `hold`: only the prompt is computed, and the first
     token chosen; its pages are held then for another engine to read, until `EngineCore.release_held`.
     """
@@ -65,6 +66,7 @@ class EngineRequest:
     finished_choices: tuple[int, ...] = ()
     priority: int = 2
     deadline: float | None = None
+    itl_s: float | None = None
     group: str = ""
     arrival: float = 0.0
     hold: bool = False
@@ -156,7 +158,10 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineGauges:
-    """State of the engine between two steps. Pages: free + cached + held by running sequences = total."""
+    """State of the engine between two steps. Pages: free + cached + held by running sequences = total.
+
+    `itl_limit_s` is the promised time from token to token that the last step kept to; 0 if there was none.
+    """
 
     pages_total: int
     pages_free: int
@@ -167,6 +172,7 @@ class EngineGauges:
     running_tokens: int
     prefilling: int = 0
     prefill_tokens: int = 0
+    itl_limit_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

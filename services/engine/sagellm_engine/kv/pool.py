@@ -1,18 +1,27 @@
 """The page pool: hands out pages, keeps released ones that hold a known prefix, and proves that none is lost."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sagellm_common.blocks import BLOCK_TOKENS, chained_hash
 from sagellm_common.errors import Internal
 from sagellm_engine.core.sequence import SequenceState, SequenceStatus
 from sagellm_engine.core.types import CacheChanges
-from sagellm_engine.kv.prefix_index import ROOT, PrefixIndex
+from sagellm_engine.kv.prefix_index import ROOT, PrefixIndex, PrefixNode
 
 PAGE_SIZE = 16
 """Tokens per page."""
 
 PAGES_PER_BLOCK = BLOCK_TOKENS // PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Pages that are set apart for a prompt; those of its first `num_known` tokens hold their keys and values."""
+
+    pages: tuple[int, ...]
+    num_known: int = 0
 
 
 class PagePool:
@@ -54,8 +63,7 @@ class PagePool:
         """
         nodes = self._index.match(seq.tokens, len(seq.tokens) - 1)
         num_new = -(-len(seq.tokens) // PAGE_SIZE) - len(nodes)
-        num_idle = sum(1 for node in nodes if not self._holders[node.page])
-        if len(self._free) + len(self._cached) - num_idle < num_new + headroom:
+        if not self._is_left(nodes, num_new + headroom):
             return False
         for node in nodes:
             self._hold(node.page)
@@ -82,21 +90,27 @@ class PagePool:
         """Reservations that are neither adopted nor freed yet."""
         return len(self._reserved)
 
-    def reserve(self, num_tokens: int, headroom: int) -> tuple[int, ...] | None:
-        """Set pages for so many tokens, at least one, apart; None if fewer than `headroom` others would be left."""
-        num_pages = -(-num_tokens // PAGE_SIZE)
-        if len(self._free) + len(self._cached) < num_pages + headroom:
+    def reserve(self, tokens: Sequence[int], headroom: int, unit: int = PAGE_SIZE) -> Reserved | None:
+        """Set pages for tokens, at least one, apart, known prefixes first, of a multiple of `unit` tokens; None,
+        changing nothing, if fewer than `headroom` other pages would be left.
+
+        At least one token is not taken from a known prefix, so that there is something to read.
+        """
+        nodes = self._index.match(tokens, len(tokens) - 1)
+        nodes = nodes[: len(nodes) * PAGE_SIZE // unit * unit // PAGE_SIZE]
+        num_new = -(-len(tokens) // PAGE_SIZE) - len(nodes)
+        if not self._is_left(nodes, num_new + headroom):
             return None
-        pages = tuple(self._take() for _ in range(num_pages))
+        for node in nodes:
+            self._hold(node.page)
+        pages = (*(node.page for node in nodes), *(self._take() for _ in range(num_new)))
         self._reserved.add(pages)
-        return pages
+        return Reserved(pages, len(nodes) * PAGE_SIZE)
 
     def free_reserved(self, pages: tuple[int, ...]) -> None:
-        """Make reserved pages free again."""
+        """Take reserved pages back; those of a known prefix stay cached."""
         self._reserved.remove(pages)
-        for page in reversed(pages):
-            self._holders[page] -= 1
-            self._free.append(page)
+        self._let_go(pages)
 
     def adopt(self, seq: SequenceState, pages: tuple[int, ...]) -> None:
         """Give reserved pages, which hold all tokens of a sequence, to it; it runs from now on."""
@@ -121,14 +135,7 @@ class PagePool:
 
     def release(self, seq: SequenceState) -> None:
         """Take back a sequence's pages; indexed ones that nobody else holds stay cached."""
-        for page in reversed(seq.pages):
-            self._holders[page] -= 1
-            if self._holders[page]:
-                continue
-            if page in self._index:
-                self._cached[page] = None
-            else:
-                self._free.append(page)
+        self._let_go(seq.pages)
         seq.forget_progress()
 
     def forget(self, pages: Iterable[int]) -> None:
@@ -176,6 +183,21 @@ class PagePool:
         block = self._blocks.pop(page, None)
         if block is not None:
             self._changes[block] = False
+
+    def _is_left(self, nodes: Sequence[PrefixNode], num_pages: int) -> bool:
+        """Whether so many pages could be taken beside those of a known prefix."""
+        num_idle = sum(1 for node in nodes if not self._holders[node.page])
+        return len(self._free) + len(self._cached) - num_idle >= num_pages
+
+    def _let_go(self, pages: Sequence[int]) -> None:
+        for page in reversed(pages):
+            self._holders[page] -= 1
+            if self._holders[page]:
+                continue
+            if page in self._index:
+                self._cached[page] = None
+            else:
+                self._free.append(page)
 
     def _hold(self, page: int) -> None:
         if not self._holders[page]:

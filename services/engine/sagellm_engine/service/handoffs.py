@@ -5,8 +5,9 @@ and a page that a lease has let go is freed by an order that comes later than al
 """
 
 import contextlib
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -15,6 +16,7 @@ from sagellm_common.bus import Bus
 from sagellm_common.contracts.handoff import LeaseAbort, LeaseOffer
 from sagellm_common.errors import SageError
 from sagellm_engine.core.types import EngineRequest, FinishReason, FirstToken, Held, RequestKey, TokenOutput
+from sagellm_engine.kv.pool import Reserved
 from sagellm_engine.service.entries import Entry
 from sagellm_engine.service.lease_messages import VERBS, Wire, from_wire, kv_layout, kv_memory, to_wire
 from sagellm_engine.service.metrics import EngineMetrics
@@ -187,26 +189,29 @@ class Handoffs:
     def _make_room(self, wire: LeaseOffer, taking: _Taking, offer: Offer, now: float) -> None:
         theirs = taking.theirs = kv_layout(wire.memory)
         taking.agent = wire.agent
-        num_tokens = _num_tokens(taking.request)
+        tokens = _tokens(taking.request)
         why = why_incompatible(self._transfer.layout, theirs)
-        if why is None and len(offer.pages) * theirs.page_size < num_tokens:
+        if why is None and len(offer.pages) * theirs.page_size < len(tokens):
             why = "the pages do not hold the prompt"
         if why is None:
-            self._steps.reserve(num_tokens, lambda pages: self._reserved(taking, wire.sender, pages))
+            unit = math.lcm(self._transfer.layout.page_size, theirs.page_size)
+            self._steps.reserve(tokens, unit, lambda reserved: self._reserved(taking, theirs, wire.sender, reserved))
             return
         log.warning("handoff_refused", sender=wire.sender, reason=why)
         self._do_taking(self._taking_side.offered(offer, wire.sender, None, now))
 
-    def _reserved(self, taking: _Taking, sender: str, pages: tuple[int, ...] | None) -> None:
+    def _reserved(self, taking: _Taking, theirs: KvLayout, sender: str, reserved: Reserved | None) -> None:
         assert taking.offer is not None  # it was what pages were reserved for
-        self._do_taking(self._taking_side.offered(taking.offer, sender, pages, time.monotonic()))
+        pages, num_known = (None, 0) if reserved is None else (reserved.pages, reserved.num_known // theirs.page_size)
+        now = time.monotonic()
+        self._do_taking(self._taking_side.offered(taking.offer, sender, pages, now, num_known=num_known))
 
     def _note_complete(self, name: LeaseId, num_ready: int, now: float) -> None:
         """Note when all pages of a request can be read: what it takes from then on is the transfer."""
         taking = self._taking.get((name.request_id, name.epoch))
         if taking is None or taking.complete_at is not None or taking.theirs is None:
             return
-        if num_ready * taking.theirs.page_size >= _num_tokens(taking.request):
+        if num_ready * taking.theirs.page_size >= len(_tokens(taking.request)):
             taking.complete_at = now
 
     # what the transfer thread says
@@ -293,6 +298,6 @@ def _matching(keys: Iterable[RequestKey], request_id: str, epoch: int | None) ->
     return [key for key in keys if key[0] == request_id and epoch in (None, key[1])]
 
 
-def _num_tokens(request: EngineRequest) -> int:
+def _tokens(request: EngineRequest) -> Sequence[int]:
     """Return the tokens that are to be handed over: the prompt with what was delivered."""
-    return len(request.prompt_token_ids) + (len(request.delivered[0]) if request.delivered else 0)
+    return [*request.prompt_token_ids, *(request.delivered[0] if request.delivered else ())]

@@ -101,6 +101,7 @@ class Reporter:
             min(1.0, self._in_steps_s / BUSY_WINDOW_S),
             gauges.prefilling,
             gauges.prefill_tokens,
+            gauges.itl_limit_s,
         )
 
     def _forget_old_steps(self, now: float) -> None:

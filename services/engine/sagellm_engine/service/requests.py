@@ -18,6 +18,7 @@ def engine_request(dispatch: Dispatch, now: float) -> EngineRequest:
         finished_choices=tuple(dispatch.finished_choices),
         priority=int(dispatch.priority),
         deadline=deadline,
+        itl_s=None if dispatch.itl_ms is None else dispatch.itl_ms / 1e3,
         group=dispatch.gateway_id,
         arrival=now,
         hold=bool(dispatch.decode_engine),

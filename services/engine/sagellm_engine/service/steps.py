@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -26,6 +26,7 @@ from sagellm_engine.core.types import (
     StepReport,
     TokenOutput,
 )
+from sagellm_engine.kv.pool import Reserved
 from sagellm_engine.service.requests import first_indexes
 from sagellm_engine.transfer.layout import KvLayout
 
@@ -111,9 +112,10 @@ class StepThread:
         """Free the pages of a request with `hold`, and stop it if it is still computed."""
         self._change_pages(lambda core, now: core.release_held(key, now))
 
-    def reserve(self, num_tokens: int, then: Callable[[tuple[int, ...] | None], None]) -> None:
-        """Set pages for so many tokens apart; `then` is called on the event loop with them, or None."""
-        self._change_pages(lambda core, now: self._post(then, core.reserve(num_tokens)))
+    def reserve(self, tokens: Sequence[int], unit: int, then: Callable[[Reserved | None], None]) -> None:
+        """Set pages for tokens apart, a multiple of `unit` of them from the prefix cache; `then` is called on the event
+        loop with them, or None."""
+        self._change_pages(lambda core, now: self._post(then, core.reserve(tokens, unit)))
 
     def free_reserved(self, pages: tuple[int, ...]) -> None:
         """Give reserved pages back."""

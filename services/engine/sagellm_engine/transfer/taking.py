@@ -80,6 +80,7 @@ class _Lease:
     pages: tuple[int, ...]
     gives_up_at: float
     stage: Stage = Stage.READING
+    num_ready: int = 0
     num_asked: int = 0
     under_way: set[int] = field(default_factory=set)
     close_at: float = 0.0
@@ -129,8 +130,11 @@ class TakingSide:
             self._expected[request] = now + self._patience_s
         return self._drain()
 
-    def offered(self, offer: Offer, giver: str, pages: tuple[int, ...] | None, now: float) -> list[TakingAction]:
+    def offered(
+        self, offer: Offer, giver: str, pages: tuple[int, ...] | None, now: float, *, num_known: int = 0
+    ) -> list[TakingAction]:
         """Take an offer. Where it is wanted, `pages` of ours are reserved; None: none are left, or it does not fit.
+        What the first `num_known` of the offered pages hold is here already.
 
         One that came before its request is not answered: it comes again.
         """
@@ -142,7 +146,9 @@ class TakingSide:
             self._out.append(Send(giver, Refusal(offer.lease)))
         elif request in self._expected and pages is not None:
             del self._expected[request]
-            lease = self._leases[offer.lease] = _Lease(giver, offer.pages, pages, now + self._patience_s)
+            lease = self._leases[offer.lease] = _Lease(
+                giver, offer.pages, pages, now + self._patience_s, num_asked=num_known
+            )
             self._out.append(Send(giver, Taken(offer.lease)))
             self._ready(offer.lease, lease, offer.num_ready, now)
             pages = None
@@ -241,13 +247,15 @@ class TakingSide:
             self._fail(name, lease, "the prefill was given up", now)
             return
         num_ready = min(num_ready, len(lease.sources))
-        if num_ready > lease.num_asked and lease.stage is Stage.READING:
+        if lease.stage is not Stage.READING or num_ready <= lease.num_ready:
+            return
+        lease.num_ready, lease.gives_up_at = num_ready, now + self._patience_s
+        if num_ready > lease.num_asked:
             self._last_handle += 1
             lease.under_way.add(self._last_handle)
             sources = lease.sources[lease.num_asked : num_ready]
             self._out.append(Read(self._last_handle, name, lease.num_asked, sources, lease.pages))
             lease.num_asked = num_ready
-            lease.gives_up_at = now + self._patience_s
 
     def _ask(self, name: LeaseId, lease: _Lease, now: float) -> None:
         if lease.stage is Stage.READING:

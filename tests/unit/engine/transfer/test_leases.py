@@ -310,6 +310,18 @@ def test_an_offer_that_says_what_is_ready_is_read_at_once() -> None:
     assert taker.take(Ready(name, 3), now=0.2) == [Read(2, name, 2, (3,), (7, 8, 9))]
 
 
+def test_pages_whose_content_is_known_are_not_read() -> None:
+    """Of four pages the first two are here already: nothing is read until a third is ready, and only what is new."""
+    taker, name = TakingSide(), LeaseId("p-1", "r1", 0, 1)
+    taker.expect(("r1", 0), now=0.0)
+    offer = Offer(name, (1, 2, 3, 4), 1)
+    assert taker.offered(offer, "p", (6, 7, 8, 9), now=0.1, num_known=2) == [giving.Send("p", Taken(name))]
+    assert taker.take(Ready(name, 2), now=5.0) == []
+    assert taker.tick(now=10.0) == [], "it gets on, though nothing is to be read yet"
+    assert taker.take(Ready(name, 4), now=10.5) == [Read(1, name, 2, (3, 4), (6, 7, 8, 9))]
+    assert taker.read_ended(1, ok=True, now=10.6) == [giving.Send("p", Close(name, wanted=True))]
+
+
 def test_a_request_whose_prefill_engine_is_gone_is_prefilled_here() -> None:
     """Whether its offer had come or not; the other requests wait on."""
     taker, name = TakingSide(), LeaseId("p-1", "r1", 0, 1)

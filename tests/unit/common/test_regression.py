@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sagellm_scheduler.perf_model.regression import RobustRegression, non_negative
+from sagellm_common.regression import RobustRegression, non_negative
 
 TRUE = np.array([0.004, 0.02, 0.003])
 

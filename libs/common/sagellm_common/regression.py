@@ -13,7 +13,6 @@ HASTE = 10.0
 HUBER = 2.5
 LEAST_SPREAD = 0.02
 FIRST_SPREAD = 0.3
-PRIOR_SAMPLES = 8.0
 
 
 class RobustRegression:
@@ -22,15 +21,15 @@ class RobustRegression:
     In information form with exponential forgetting (Haykin, Adaptive Filter Theory, 4th ed., chapter 9). An outlier
     counts as if it lay at 2.5 standard deviations (Huber, 1964). Where most samples are off, the machine has changed:
     they count in full, and what was before is forgotten faster (Fortescue, Kershenbaum and Ydstie, 1981). `prior`
-    counts as much as eight samples at which every feature is 1: what samples say nothing about, or no longer, stays
-    there. Features are to be of the order
-    of 1. Observing n samples of k features costs O(n k² + k³).
+    counts as much as `prior_samples` at which every feature is 1: what samples say nothing about, or no longer, stays
+    there. Features are to be of the order of 1. Observing n samples of k features costs O(n k² + k³).
     """
 
-    def __init__(self, prior: Vector, *, memory: float = 500.0) -> None:
+    def __init__(self, prior: Vector, *, memory: float = 500.0, prior_samples: float = 8.0) -> None:
         """Start at `prior`, shape [k]; a sample's weight falls to 1/e after `memory` more."""
         self.theta = self._prior = np.maximum(prior, 0.0)
         self._memory = memory
+        self._prior_samples = prior_samples
         self._gram = np.zeros((len(prior), len(prior)))
         self._moment = np.zeros(len(prior))
         self._ratios = np.ones(KEEP_RATIOS)
@@ -82,7 +81,7 @@ class RobustRegression:
 
     def _solve(self) -> None:
         usual = max(float(self._prior.sum()), float(self.theta.sum()), LEAST)
-        strength = PRIOR_SAMPLES / usual**2
+        strength = self._prior_samples / usual**2
         gram = self._gram + strength * np.eye(len(self._prior))
         self.theta = non_negative(gram, self._moment + strength * self._prior)
 
