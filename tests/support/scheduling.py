@@ -55,6 +55,7 @@ def report(
     last_assignment: int = 0,
     state: str = "ready",
     kv_number: int = 0,
+    itl_limit_s: float = 0.0,
 ) -> EngineReport:
     """A report with the gauges that matter to the scheduler."""
     gauges = Gauges(
@@ -66,6 +67,7 @@ def report(
         waiting_tokens=0,
         running_tokens=used_pages * engine.page_size,
         busy=0.5,
+        itl_limit_s=itl_limit_s,
     )
     return EngineReport(
         engine.engine_id,

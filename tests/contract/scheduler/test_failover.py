@@ -31,9 +31,9 @@ async def around(bus: Bus) -> AsyncIterator[Surroundings]:
         yield surroundings
 
 
-async def start_two(services: Services, around: Surroundings, settings: BusSettings) -> str:
+async def start_two(services: Services, around: Surroundings, settings: BusSettings, **more: object) -> str:
     """Start two schedulers; return the id of the one that leads."""
-    processes = [services.start("scheduler", settings, scheduler_id=name) for name in ("s1", "s2")]
+    processes = [services.start("scheduler", settings, scheduler_id=name, **more) for name in ("s1", "s2")]
     for process in processes:
         await process.up(around.bus)
     return await around.leader()
@@ -63,6 +63,37 @@ async def test_a_killed_leader_is_replaced_within_three_seconds(
     assert after.leader_epoch > before.leader_epoch
     assert (await around.gateway.explain("before")).decisions[0].scheduler_id == first
     assert (await around.gateway.explain("after")).decisions[0].scheduler_id == second
+
+
+async def test_a_record_of_two_engines_is_completed_by_the_next_leader(
+    services: Services, around: Surroundings, bus_settings: BusSettings
+) -> None:
+    """Who prefills, the predictions and their errors, the transfer and the cause are there, whoever saw the end."""
+    steps = tuple((0.005 + 0.0002 * prefill, prefill + 1, prefill, 1, 20, 0) for prefill in (0, 64, 512, 2000))
+    for name, role in (("p", "prefill"), ("d", "decode")):
+        around.engine(name, role=role, handoff="x", kv_bytes_per_token=1000, benchmark=steps)
+    first = await start_two(services, around, bus_settings, pd_policy="threshold")
+    await around.ready(first)
+    await around.gateway.submit(first, "long", prompt_tokens=1000, slo={"ttft_ms": 300.0})
+    assigned = await around.gateway.assignment("long")
+    around.gateway.open = [
+        OpenRequest(submit=submit("long", prompt_tokens=1000, slo={"ttft_ms": 300.0}), assignment=assigned)
+    ]
+    kill(services, first)
+    await around.ready(await around.leader(other_than=first))
+    await around.gateway.end("long", ttft_ms=350.0, itl_mean_ms=10.0, transfer_ms=5.0, completion_tokens=10)
+
+    async def is_complete() -> bool:
+        return (await around.gateway.explain("long")).outcome == "finished"
+
+    await eventually_async(is_complete)
+    record = await around.gateway.explain("long")
+    (decision,) = record.decisions
+    assert (decision.chosen, decision.prefill, decision.scheduler_id) == ("d", "p", first)
+    assert decision.predicted_transfer_ms is not None
+    assert (record.transfer_ms, record.missed, record.cause) == (5.0, "ttft", "prefill")
+    assert record.ttft_error == pytest.approx(1 - (decision.predicted_ttft_ms or 0.0) / 350.0, abs=1e-3)
+    assert record.itl_error == pytest.approx(1 - (decision.predicted_itl_ms or 0.0) / 10.0, abs=1e-3)
 
 
 async def test_a_new_leader_learns_the_load_from_the_gateways(

@@ -14,8 +14,8 @@ from support.wait import eventually_async
 
 @pytest.fixture
 async def around(services: Services, bus: Bus, bus_settings: BusSettings) -> AsyncIterator[Surroundings]:
-    """A scheduler that routes by caches, and two engines."""
-    process = services.start("scheduler", bus_settings, scheduler_id="s1", router="cache_aware")
+    """A scheduler that routes by caches, and two engines. They never prefill, so that no backlog is too long."""
+    process = services.start("scheduler", bus_settings, scheduler_id="s1", router="cache_aware", backlog_s=1e6)
     await process.up(bus)
     async with Surroundings.on(bus) as surroundings:
         for name in ("e1", "e2"):

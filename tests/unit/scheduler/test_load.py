@@ -158,3 +158,38 @@ def test_reservations_return_to_zero_when_all_requests_have_ended() -> None:
         driver.end(f"r{number}", "failed")
     assert driver.reserved() == 0
     assert all(e.reservations.tokens == e.reservations.unseen_seqs == 0 for e in driver.core.fleet)
+
+
+def test_an_engine_keeps_the_least_promise_of_what_runs_there() -> None:
+    """The scheduler knows it before the engine reports it, and that it ends with the answer."""
+    driver = Driver.leading()
+    driver.engine("e1", max_num_seqs=8)
+    engine = driver.core.fleet.get("e1")
+    assert engine is not None
+    assert engine.limit_s() == 0.0
+    driver.submit("free")
+    assert engine.limit_s() == 0.0
+    for name, itl_ms in (("a", 40.0), ("b", 20.0), ("c", 20.0)):
+        driver.submit(name, slo={"itl_ms": itl_ms})
+    assert engine.limit_s() == 0.020
+    driver.end("b")
+    assert engine.limit_s() == 0.020
+    driver.end("c")
+    assert engine.limit_s() == 0.040
+    driver.report("e1", running=2, itl_limit_s=0.030, last_assignment=4)
+    assert engine.limit_s() == 0.030
+    driver.report("e1", running=2, last_assignment=4)
+    driver.end("a")
+    assert engine.limit_s() == 0.0
+
+
+def test_a_promise_that_no_step_can_keep_hides_no_other() -> None:
+    """A step takes 5 ms at least: an engine does not keep to a tenth of one, and prompts are expected accordingly."""
+    driver = Driver.leading(admission_slack=None)
+    driver.engine("e1", max_num_seqs=8)
+    engine = driver.core.fleet.get("e1")
+    assert engine is not None
+    driver.submit("absurd", slo={"itl_ms": 0.1})
+    assert engine.limit_s() == 0.0
+    driver.submit("b", slo={"itl_ms": 20.0})
+    assert engine.limit_s() == 0.020

@@ -123,7 +123,7 @@ def test_adaptive_changes_its_order_with_the_load_and_says_why() -> None:
     assert driver.records[-1].record.decisions[0].queue_policy.startswith("adaptive: fifo, ")
     driver.report("e1", running=1, last_assignment=1)
     for number in range(1, 9):
-        driver.submit(f"r{number}", slo=Slo(ttft_ms=9_000 - 1000 * number))
+        driver.submit(f"r{number}", slo=Slo(ttft_ms=9_500 - 1000 * number))
     driver.wait(1.0, alive=("e1",))
     driver.report("e1", running=0, last_assignment=1)
     assert driver.order[-1] == "r8"

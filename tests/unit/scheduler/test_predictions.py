@@ -261,3 +261,56 @@ def test_what_would_cost_others_their_slos_is_refused() -> None:
     assert error_of(long)["code"] == "resource_exhausted"
     assert "those of others" in error_of(long)["message"]
     assert 0.1 <= error_of(long)["retry_after_s"] <= 2.0
+
+
+def test_who_will_be_late_lets_the_next_go_that_will_not() -> None:
+    """A prompt of half a second can no longer be in time when there is room: the short one behind it goes first, and
+    the long one after it."""
+    driver = Driver.leading(router="predictive", queue="slo_aware", backlog_s=0.05, admission_slack=None)
+    fleet(driver, e1=FAST)
+    driver.submit("first", prompt_tokens=4000)
+    driver.submit("long", prompt_tokens=5000, slo={"ttft_ms": 800.0})
+    driver.submit("short", prompt_tokens=100, slo={"ttft_ms": 2000.0})
+    assert driver.order == ["first"]
+    driver.now += 0.5
+    driver.report("e1", running=1, last_assignment=1)
+    assert driver.order == ["first", "short", "long"]
+
+
+def test_in_order_of_arrival_nobody_gives_way() -> None:
+    """`fifo` does what it says, however late."""
+    driver = Driver.leading(router="predictive", queue="fifo", backlog_s=0.05, admission_slack=None)
+    fleet(driver, e1=FAST)
+    driver.submit("first", prompt_tokens=4000)
+    driver.submit("long", prompt_tokens=5000, slo={"ttft_ms": 800.0})
+    driver.submit("short", prompt_tokens=100, slo={"ttft_ms": 2000.0})
+    driver.now += 0.5
+    driver.report("e1", running=1, last_assignment=1)
+    driver.now += 0.5
+    driver.report("e1", running=1, last_assignment=2)
+    assert driver.order == ["first", "long", "short"]
+
+
+@pytest.mark.parametrize(("stated", "promised"), [({}, 15.0), ({"itl_ms": 8.0}, 8.0), ({"ttft_ms": 300.0}, 15.0)])
+def test_the_engine_is_told_the_pace_that_is_promised(stated: dict[str, float], promised: float) -> None:
+    """What the request states, or else what all are promised, is in the assignment."""
+    driver = Driver.leading(default_slo=Slo(itl_ms=15.0))
+    fleet(driver, e1=FAST)
+    driver.submit("r1", slo=stated)
+    assert driver.assignments[-1].itl_ms == promised
+
+
+def test_prompts_are_expected_to_take_longer_where_they_are_cut() -> None:
+    """Twenty answers of 7 ms a step, for whose sake the engine says that it keeps to 12: a prompt of 2,000 tokens gets
+    3 ms of each step, and not one of 200."""
+    first_ms = {}
+    for limit_s in (0.0, 0.012):
+        driver = Driver.leading(router="predictive", backlog_s=60.0)
+        fleet(driver, e1=FAST)
+        for number in range(20):
+            driver.submit(f"r{number}", prompt_tokens=20, max_tokens=30)
+        driver.report("e1", running=20, last_assignment=20, itl_limit_s=limit_s)
+        driver.submit("long", prompt_tokens=2000, max_tokens=100)
+        first_ms[limit_s] = driver.records[-1].record.decisions[-1].predicted_ttft_ms or 0.0
+    assert 150.0 < first_ms[0.0] < 300.0
+    assert 2.0 * first_ms[0.0] < first_ms[0.012] < 1000.0

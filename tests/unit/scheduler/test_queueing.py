@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagellm_common.contracts.slo import Priority
+from sagellm_common.contracts.slo import Priority, Slo
 from sagellm_common.errors import InvalidArgument
 from sagellm_scheduler.core import events
 from sagellm_scheduler.core.requests import Request
@@ -14,6 +14,7 @@ from sagellm_scheduler.queueing.fifo import Fifo
 from sagellm_scheduler.queueing.policy import QUEUE_POLICIES
 from sagellm_scheduler.queueing.priority import ByPriority
 from sagellm_scheduler.queueing.queue import RequestQueue
+from sagellm_scheduler.queueing.slo_aware import SloAware
 from sagellm_scheduler.routing.load_balanced import LoadBalanced
 from support.scheduling import CRITICAL, HIGH, LOW, Driver, submit
 
@@ -201,3 +202,52 @@ def drained(queue: RequestQueue) -> list[Request]:
         assert queue.remove(request)
         order.append(request)
     return order
+
+
+def timed(seq: int, arrival: float, ttft_ms: float, prompt_tokens: int = 10) -> Request:
+    return Request(submit(f"r{seq}", prompt_tokens=prompt_tokens), arrival, arrival, seq, slo=Slo(ttft_ms=ttft_ms))
+
+
+def test_who_is_late_goes_behind_those_that_are_not_and_is_not_lost() -> None:
+    """By slack r0 comes first; late, it comes after everybody that came within ten seconds of it, and before others."""
+    queue = RequestQueue(SloAware())
+    first = timed(0, 0.0, 500.0)
+    later = [timed(1, 0.1, 500.0), timed(2, 9.0, 500.0), timed(3, 12.0, 500.0)]
+    for request in (first, *later):
+        queue.push(request)
+    assert queue.peek() is first
+    queue.give_way(first)
+    order = []
+    while (request := queue.peek()) is not None:
+        order.append(request.request_id)
+        queue.serve(request)
+    assert order == ["r1", "r2", "r0", "r3"]
+
+
+def test_what_is_late_does_not_count_as_work_before_others() -> None:
+    """The queue's tokens, by which others are told what to expect, are those of requests that can be in time."""
+    queue = RequestQueue(SloAware())
+    late, other = timed(0, 0.0, 500.0, 300), timed(1, 0.1, 500.0, 40)
+    queue.push(late)
+    queue.push(other)
+    queue.give_way(late)
+    assert queue.tokens == 40
+    queue.remove(late)
+    assert queue.tokens == 40
+    assert [request.request_id for request in queue] == ["r1"]
+
+
+def test_a_queue_that_is_ordered_anew_holds_everybody_once() -> None:
+    """After some have given way, another policy orders all; none comes twice, none is missing."""
+    queue = RequestQueue(SloAware())
+    requests = [timed(number, 0.1 * number, 500.0) for number in range(6)]
+    for request in requests:
+        queue.push(request)
+    queue.give_way(requests[0])
+    queue.give_way(requests[3])
+    queue.reorder(Fifo())
+    order = []
+    while (head := queue.peek()) is not None:
+        order.append(head.seq)
+        queue.serve(head)
+    assert order == [0, 1, 2, 3, 4, 5]

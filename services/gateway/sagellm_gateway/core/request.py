@@ -137,6 +137,7 @@ class Request:
             finished_choices=[index for index, choice in enumerate(self.choices) if choice.finish is not None],
             priority=self.submit.priority,
             deadline_ms=None if self.deadline_at == FOREVER else max(1.0, (self.deadline_at - now) * 1000),
+            itl_ms=assignment.itl_ms,
         )
 
 

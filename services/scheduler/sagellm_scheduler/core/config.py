@@ -36,6 +36,6 @@ class CoreConfig:
     reconcile_every_s: float = 10.0
     remember_engine_s: float = 60.0
     default_slo: Slo = NO_SLO
-    backlog_s: float = 0.5
+    backlog_s: float = 0.2
     block_tokens: int = 256
     admission_slack: float | None = 1.0

@@ -29,7 +29,8 @@ class Demand:
     @property
     def work(self) -> Work:
         """What it asks of an engine."""
-        return Work(float(context_tokens(self.submit)), self.answer, self.submit.block_hashes, self.typical)
+        limit_s = np.inf if self.slo.itl_ms is None else self.slo.itl_ms / 1e3
+        return Work(float(context_tokens(self.submit)), self.answer, self.submit.block_hashes, self.typical, limit_s)
 
 
 def effective(stated: Slo, default: Slo) -> Slo:
@@ -50,7 +51,7 @@ def missed(expected: Forecast, demand: Demand) -> Figures:
         met = met * expected.first_within(slo.ttft_ms / 1e3 - waited_s)
     if slo.itl_ms is not None:
         met = met * expected.per_within(slo.itl_ms / 1e3)
-        others = expected.others_harmed(slo.itl_ms / 1e3, expected.per_others_s)
+        others = expected.others_harmed(slo.itl_ms / 1e3, expected.others_after_s)
     if slo.deadline_ms is not None:
         met = met * expected.all_within(slo.deadline_ms / 1e3 - waited_s, demand.answer)
     return 1.0 - met + others

@@ -80,6 +80,9 @@ class Dispatcher:
                 request.parked_since = None
                 return
             if isinstance(placed, Placed):
+                if not request.is_late and placed.is_late(demand):
+                    self.queues.give_way(request)
+                    continue
                 self.queues.serve(request)
                 self._assign(request, placed, now)
             else:
@@ -137,6 +140,7 @@ class Dispatcher:
             number=self.fleet.take_turn(engine),
             dispatch_timeout_ms=self.config.dispatch_timeout_s * 1e3,
             prefill=prefill,
+            itl_ms=effective(request.submit.slo, self.config.default_slo).itl_ms,
         )
         request.expected = placed.expected
         self.settle(request, assignment, now)
@@ -165,7 +169,7 @@ class Dispatcher:
         """Count a request as running where it was assigned, by us or by an earlier leader."""
         request.assignment, request.state = assignment, State.ASSIGNED
         prompt, prefill = context_tokens(request.submit), assignment.prefill
-        new = prompt - (request.expected.cached if request.expected else 0)
+        new = max(1, prompt - (request.expected.cached if request.expected else 0))
         reservation = Reservation(
             request_id=request.request_id,
             mark=(assignment.leader_epoch, assignment.number),
@@ -173,11 +177,12 @@ class Dispatcher:
             tokens=self._lengths.kv_tokens(request.submit),
             expires_at=now + self.config.dispatch_timeout_s,
             prefill=new if prefill is None else 0,
+            itl_s=(assignment.itl_ms or 0.0) / 1e3,
         )
         self._reserve(request, assignment.engine_id, assignment.incarnation, reservation, now)
         if prefill is not None:
             mark = (assignment.leader_epoch, prefill.number)
-            there = replace(reservation, mark=mark, tokens=prompt, prefill=new, brief=True)
+            there = replace(reservation, mark=mark, tokens=prompt, prefill=new, brief=True, itl_s=0.0)
             self._reserve(request, prefill.engine_id, prefill.incarnation, there, now)
 
     def _reserve(
@@ -221,7 +226,15 @@ class Dispatcher:
             choices = num_seqs(request.submit)
             self._lengths.observe(request.submit.model, event.completion_tokens // choices)
             self._compare(request, event)
-        self.actions.append(PublishRecord(records.ended_record(request, event), merge=request.is_partial))
+        record = records.ended_record(request, event, self._alone_s(request, now))
+        self.actions.append(PublishRecord(record, merge=request.is_partial))
+
+    def _alone_s(self, request: Request, now: float) -> float:
+        """Return what a prompt takes on its engine alone, or, if an earlier leader placed it, on the quickest."""
+        if request.expected is not None:
+            return request.expected.alone_s
+        found = self.prospect(request.submit, now)
+        return 0.0 if found is None else found.alone_s
 
     def _compare(self, request: Request, event: RequestEvent) -> None:
         """Learn how the prediction came out, unless the stream has moved since or an earlier leader placed it."""

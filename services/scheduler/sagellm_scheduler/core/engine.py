@@ -104,6 +104,17 @@ class Engine:
         tokens = gauges.waiting_tokens + gauges.prefill_tokens + reserved.unseen_prefill
         return tokens, gauges.waiting + gauges.prefilling + reserved.unseen_seqs
 
+    def limit_s(self) -> float:
+        """Time from token to token to which it keeps its steps, for the sake of what runs there or will; 0: none.
+
+        Promises that are shorter than a step without prompts are lost, and it keeps none of them.
+        """
+        base, _, decode, context = self.times.coefficients[:4].tolist()
+        answers_s = base + decode * self.decoding() + context * self.context()
+        told = 0.0 if self.report is None else self.report.gauges.itl_limit_s
+        limits = (self.reservations.least_promise(answers_s), told)
+        return min((limit for limit in limits if limit > 0.0), default=0.0)
+
     def has_room(self) -> bool:
         """Whether a sequence slot is free."""
         return self.is_ready and self.seqs() < self.registration.max_num_seqs

@@ -247,6 +247,7 @@ class Fleet:
         loads.prefill_share[slot] = engine.times.prefill_share
         loads.stalls[slot] = engine.times.stalls_per_s
         loads.comes[slot] = engine.times.prefill_per_s
+        loads.limit[slot] = engine.limit_s()
 
     def _step_begins(self, engine: Engine, now: float) -> None:
         """A step has just ended: the next takes what waits."""

@@ -30,13 +30,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The engines of a model, shape [n] each: which can prefill a request now, which have room to decode it, and how
-    much is taken of each."""
+    """The engines of a model, shape [n] each: which can prefill a request now, which have room to decode it, how much
+    is taken of each, and how many tokens of the prompt it has in its cache."""
 
     slots: Slots
     can_prefill: Mask
     can_decode: Mask
     load: Figures
+    cached: Figures
 
 
 def best_pair(
@@ -55,7 +56,7 @@ def best_pair(
         found = _cheapest(harm_there, givers & (handoff == number), harm_here, takers & (handoff == number))
         if found is not None and (best is None or found < best):
             best = found
-    return None if best is None else _pair(best[1], best[2], demand, slots, columns, forecast, transfers)
+    return None if best is None else _pair(best[1], best[2], demand, engines, columns, forecast, transfers)
 
 
 def _harms(demand: Demand, forecast: Forecast) -> tuple[Figures, Figures]:
@@ -68,15 +69,10 @@ def _harms(demand: Demand, forecast: Forecast) -> tuple[Figures, Figures]:
         there = there + PRICE_OF_A_MISS_S * (1.0 - forecast.apart_within(first_ms / 1e3 - demand.waited_s))
     if limit_ms is not None:
         limit_s = limit_ms / 1e3
-        there = there + PRICE_OF_A_MISS_S * forecast.others_harmed(limit_s, forecast.per_stalled_s)
-        missed = 1.0 - forecast.per_within(limit_s) + forecast.others_harmed(limit_s, _beside(forecast))
+        there = there + PRICE_OF_A_MISS_S * forecast.others_harmed(limit_s, forecast.others_stalled_s)
+        missed = 1.0 - forecast.per_within(limit_s) + forecast.others_harmed(limit_s, forecast.others_beside_s)
         here = here + PRICE_OF_A_MISS_S * missed
     return there, here
-
-
-def _beside(forecast: Forecast) -> Figures:
-    """What those that run there have from token to token if a request is decoded beside half of their answers."""
-    return 0.5 * (forecast.per_before_s + forecast.per_s)
 
 
 def _cheapest(there: Figures, givers: Mask, here: Figures, takers: Mask) -> tuple[float, int, int] | None:
@@ -97,13 +93,14 @@ def _pair(
     there: int,
     here: int,
     demand: Demand,
-    slots: Slots,
+    engines: Engines,
     columns: Columns,
     forecast: Forecast,
     transfers: TransferTimes,
 ) -> Pair:
-    num_bytes = demand.work.context * columns.kv_bytes[slots[there]]
-    transfer_s = transfers.predict_s(int(columns.handoff[slots[there]]), num_bytes)
+    slot = engines.slots[there]
+    num_bytes = max(1.0, demand.work.context - engines.cached[here]) * columns.kv_bytes[slot]
+    transfer_s = transfers.predict_s(int(columns.handoff[slot]), num_bytes)
     first_s, per_s = float(forecast.apart_s[there]) + transfer_s, float(forecast.per_s[here])
     grown_s = max(0.0, per_s - float(forecast.per_before_s[here]))
     others_there, others_here = float(forecast.others[there]), float(forecast.others[here])
@@ -133,8 +130,8 @@ def _missed(there: int, here: int, first_s: float, demand: Demand, forecast: For
     if slo.itl_ms is not None:
         limit_s = slo.itl_ms / 1e3
         met *= float(forecast.per_within(limit_s)[here])
-        others += float(forecast.others_harmed(limit_s, forecast.per_stalled_s)[there])
-        others += float(forecast.others_harmed(limit_s, _beside(forecast))[here])
+        others += float(forecast.others_harmed(limit_s, forecast.others_stalled_s)[there])
+        others += float(forecast.others_harmed(limit_s, forecast.others_beside_s)[here])
     if slo.deadline_ms is not None:
         left_s = slo.deadline_ms / 1e3 - demand.waited_s - first_s
         met *= float(forecast.per_s[here]) * demand.answer <= left_s

@@ -41,6 +41,11 @@ class Placed:
     candidates: list[Candidate] = field(default_factory=list)
     prefill: Engine | None = None
 
+    def is_late(self, demand: Demand) -> bool:
+        """Whether the first token is expected later than its SLO allows."""
+        limit_ms = demand.slo.ttft_ms
+        return limit_ms is not None and demand.waited_s + self.expected.first_s > limit_ms / 1e3
+
 
 @dataclass(frozen=True, slots=True)
 class _Views:
@@ -71,26 +76,29 @@ def place(
     views = _views(demand, fleet, backlog_s)
     if isinstance(views, Blocked):
         return views
-    whole = _place_whole(demand, fleet, router, views) if views.room.any() else None
-    placed = _place_apart(demand, fleet, separation, views, whole) or whole
-    return Blocked.BUSY if placed is None else replace(placed, candidates=_listed(demand.submit, fleet, views, placed))
+    if not views.room.any():
+        return Blocked.BUSY
+    whole = _place_whole(demand, fleet, router, views)
+    best = _place_apart(demand, fleet, separation, views, whole) or whole
+    return replace(best, candidates=_listed(demand.submit, fleet, views, best))
 
 
 def _place_apart(
-    demand: Demand, fleet: Fleet, separation: SeparationPolicy, views: _Views, whole: Placed | None
+    demand: Demand, fleet: Fleet, separation: SeparationPolicy, views: _Views, whole: Placed
 ) -> Placed | None:
     """Choose two engines, if the policy wants that and there are two that can hand over; several choices of one
     request share their prompt's pages and stay together."""
     if separation.name == "off" or num_seqs(demand.submit) > 1 or not fleet.columns.handoff[views.slots].any():
         return None
-    engines = Engines(views.slots, can_prefill=views.room, can_decode=views.has_slot, load=views.load)
+    engines = Engines(
+        views.slots, can_prefill=views.room, can_decode=views.has_slot, load=views.load, cached=views.cached
+    )
     pair = best_pair(demand, engines, fleet.columns, views.expected, fleet.transfers, predicts=separation.predicts)
     if pair is None:
         return None
-    known = None if whole is None else _prospects(demand, views, whole)
-    verdict = separation.separate(
-        demand.submit, Alternatives(known, pair.prospects, demand.answer, fleet.transfers.num_seen)
-    )
+    known = _prospects(demand, views, whole)
+    asked = Alternatives(known, pair.prospects, demand.answer, fleet.transfers.num_seen)
+    verdict = separation.separate(demand.submit, asked)
     if not verdict.is_apart:
         return None
     giver, taker = fleet.at(int(views.slots[pair.prefill])), fleet.at(int(views.slots[pair.decode]))
@@ -111,8 +119,7 @@ def _prospects(demand: Demand, views: _Views, whole: Placed) -> Prospects:
 
 def _place_whole(demand: Demand, fleet: Fleet, router: Router, views: _Views) -> Placed:
     submit = demand.submit
-    open_ = _narrow(views.room, fleet.columns.role[views.slots] != Role.PREFILL)
-    chosen = np.flatnonzero(open_)
+    chosen = np.flatnonzero(_narrow(views.room, fleet.columns.role[views.slots] != Role.PREFILL))
     slots = views.slots[chosen]
     offered = Candidates(
         _Ids(fleet, slots),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sagellm_common.contracts.slo import NO_SLO
+from sagellm_common.regression import Vector
 from sagellm_scheduler.core.columns import Role
 from sagellm_scheduler.core.demand import Demand, missed
 from sagellm_scheduler.core.estimates import context_tokens, num_seqs
@@ -12,7 +13,6 @@ from sagellm_scheduler.core.fleet import Fleet, Outlook
 from sagellm_scheduler.core.pairs import Engines, Mask, best_pair
 from sagellm_scheduler.core.requests import Prospect
 from sagellm_scheduler.perf_model.forecast import Loads, prefill_rate
-from sagellm_scheduler.perf_model.regression import Vector
 
 
 def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: float) -> Prospect | None:
@@ -57,7 +57,7 @@ def _least_missed(demand: Demand, fleet: Fleet, outlook: Outlook, able: Mask, wh
     if num_seqs(demand.submit) > 1 or not columns.handoff[slots].any():
         return least
     load = columns.seqs[slots] / columns.max_seqs[slots]
-    engines = Engines(slots, can_prefill=able, can_decode=able, load=load)
+    engines = Engines(slots, can_prefill=able, can_decode=able, load=load, cached=outlook.cached)
     pair = best_pair(demand, engines, columns, expected, fleet.transfers, predicts=True)
     return least if pair is None else min(least, pair.prospects.missed)
 

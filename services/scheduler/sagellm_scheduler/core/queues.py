@@ -31,7 +31,7 @@ class Queues:
         return len(self._queues.get(model, ())) + len(self._parked.get(model, ()))
 
     def tokens_waiting(self, model: str) -> int:
-        """Prompt tokens of the requests that are queued for a model."""
+        """Prompt tokens of the requests that are queued for a model and not late."""
         queue = self._queues.get(model)
         return queue.tokens if queue is not None else 0
 
@@ -52,6 +52,10 @@ class Queues:
             return self._parked.get(model, {}).pop(request.request_id, None) is not None
         queue = self._queues.get(model)
         return queue is not None and queue.remove(request)
+
+    def give_way(self, request: Request) -> None:
+        """Let the head of a queue, which is late, go behind those that can still be in time."""
+        self._queues[request.submit.model].give_way(request)
 
     def serve(self, request: Request) -> None:
         """Remove the head of a queue, because it has been placed."""

@@ -50,10 +50,13 @@ def open_record(request: Request) -> DecisionRecord:
     return _record(request.submit, request.decisions)
 
 
-def ended_record(request: Request, event: RequestEvent) -> DecisionRecord:
-    """The record of a request that its gateway has closed, with the figures that the gateway measured."""
+def ended_record(request: Request, event: RequestEvent, alone_s: float) -> DecisionRecord:
+    """The record of a request that its gateway has closed, with the figures that the gateway measured.
+
+    `alone_s` is what its first token would have taken if nothing else had run.
+    """
     missed = missed_slo(event, request.slo)
-    return _record(request.submit, request.decisions).model_copy(
+    record = _record(request.submit, request.decisions).model_copy(
         update={
             "slo": request.slo,
             "outcome": event.phase,
@@ -64,10 +67,27 @@ def ended_record(request: Request, event: RequestEvent) -> DecisionRecord:
             "completion_tokens": event.completion_tokens,
             "error": event.error,
             "missed": missed,
-            "cause": None if missed is None else cause_of(request, event, missed),
-            **_errors(request, event),
+            "cause": None if missed is None else cause_of(request, event, missed, alone_s),
         }
     )
+    return with_errors(record)
+
+
+def with_errors(record: DecisionRecord) -> DecisionRecord:
+    """Return a record of a request that has ended with the relative errors of what its last placement predicted."""
+    if record.outcome is None or not record.decisions:
+        return record
+    last = record.decisions[-1]
+    return record.model_copy(
+        update={
+            "ttft_error": _error(last.predicted_ttft_ms, record.ttft_ms),
+            "itl_error": _error(last.predicted_itl_ms, record.itl_ms),
+        }
+    )
+
+
+def _error(predicted_ms: float | None, measured_ms: float | None) -> float | None:
+    return None if predicted_ms is None or not measured_ms else round(1.0 - predicted_ms / measured_ms, 4)
 
 
 def missed_slo(event: RequestEvent, slo: Slo) -> Literal["ttft", "itl", "deadline"] | None:
@@ -79,32 +99,20 @@ def missed_slo(event: RequestEvent, slo: Slo) -> Literal["ttft", "itl", "deadlin
     return "deadline" if _exceeds(event.e2e_ms, slo.deadline_ms) else None
 
 
-def cause_of(request: Request, event: RequestEvent, missed: str) -> Cause:
+def cause_of(request: Request, event: RequestEvent, missed: str, alone_s: float) -> Cause:
     """Return what took the time: a lost engine; else, for the first token, whether it was more the waiting, here or
     on the engine, the prompt itself or its transfer; for the tokens after it, those that run beside."""
     if len(request.decisions) > 1 or event.epoch > 0:
         return "engine loss"
     if missed == "itl":
         return "decode interference"
-    alone_ms = request.expected.alone_s * 1e3 if request.expected is not None else 0.0
+    alone_ms = alone_s * 1e3
     first_ms, transfer_ms = event.ttft_ms or 0.0, event.transfer_ms or 0.0
     if missed == "deadline" and first_ms < (event.e2e_ms or 0.0) / 2:
         return "decode interference"
     if transfer_ms > max(alone_ms, first_ms - alone_ms - transfer_ms):
         return "transfer"
     return "prefill" if alone_ms > (first_ms - transfer_ms) / 2 else "queue"
-
-
-def _errors(request: Request, event: RequestEvent) -> dict[str, float]:
-    """Relative errors of the predictions of the last placement."""
-    errors = {}
-    expected = request.expected
-    if expected is not None and event.ttft_ms:
-        promised_ms = (expected.at - request.arrival + expected.first_s) * 1e3
-        errors["ttft_error"] = round(1.0 - promised_ms / event.ttft_ms, 4)
-    if expected is not None and event.itl_mean_ms:
-        errors["itl_error"] = round(1.0 - expected.per_s * 1e3 / event.itl_mean_ms, 4)
-    return errors
 
 
 def _exceeds(measured_ms: float | None, limit_ms: float | None) -> bool:

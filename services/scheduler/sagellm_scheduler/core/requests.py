@@ -75,7 +75,8 @@ class Request:
     `arrival` is when its gateway accepted it; `seq` breaks ties in the order of submission. `is_partial` says that
     an earlier leader may have kept decisions about it in the stream. `parked_since` is when it was found that no
     engine that could run it is ready; None while one is. `slo` is what holds for it, `prospect` what was
-    to be expected when it was queued, `expected` what its last placement promised.
+    to be expected when it was queued, `expected` what its last placement promised. `is_late` says that its first token
+    was expected too late when its turn came: it lets others go first.
     """
 
     submit: Submit
@@ -91,6 +92,7 @@ class Request:
     slo: Slo = NO_SLO
     prospect: Prospect | None = None
     expected: Expected | None = None
+    is_late: bool = False
 
     @property
     def request_id(self) -> str:

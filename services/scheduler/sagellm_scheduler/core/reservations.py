@@ -1,5 +1,6 @@
 """Load that has been promised to an engine and is not in its reports yet."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from sagellm_common.contracts.base import LeaderEpoch
@@ -11,7 +12,8 @@ Mark = tuple[LeaderEpoch, int]
 @dataclass(slots=True)
 class Reservation:
     """What one assigned request is expected to take: sequence slots, KV tokens for prompt and answer, and the tokens
-    of its prompt that have to be computed. A `brief` one ends when the engine has seen it: its reports tell then."""
+    of its prompt that have to be computed. A `brief` one ends when the engine has seen it: its reports tell then.
+    `itl_s` is the time from token to token that its answer is promised there, 0 if none is."""
 
     request_id: str
     mark: Mark
@@ -20,6 +22,7 @@ class Reservation:
     expires_at: float
     prefill: int = 0
     brief: bool = False
+    itl_s: float = 0.0
 
 
 class Reservations:
@@ -31,6 +34,7 @@ class Reservations:
     def __init__(self) -> None:
         self._in_flight: dict[str, Reservation] = {}
         self._unseen: dict[str, Reservation] = {}
+        self._promised: Counter[float] = Counter()
         self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = self.unseen_prefill = 0
 
     def __len__(self) -> int:
@@ -44,6 +48,8 @@ class Reservations:
         self._in_flight[reservation.request_id] = reservation
         self.seqs += reservation.seqs
         self.tokens += reservation.tokens
+        if reservation.itl_s:
+            self._promised[reservation.itl_s] += 1
         if not seen:
             self._unseen[reservation.request_id] = reservation
             self.unseen_seqs += reservation.seqs
@@ -57,6 +63,9 @@ class Reservations:
         if reservation is not None:
             self.seqs -= reservation.seqs
             self.tokens -= reservation.tokens
+            self._promised[reservation.itl_s] -= 1
+            if self._promised[reservation.itl_s] <= 0:
+                del self._promised[reservation.itl_s]
 
     def acknowledge(self, mark: Mark) -> None:
         """The engine has seen assignments up to `mark`: from now on its reports count them."""
@@ -70,6 +79,10 @@ class Reservations:
         """Free what was not acknowledged in time: it never reached the engine."""
         for request_id in [key for key, reservation in self._unseen.items() if reservation.expires_at <= now]:
             self.release(request_id)
+
+    def least_promise(self, above_s: float) -> float:
+        """Return the least time from token to token, above so many seconds, that is promised to an answer; 0: none."""
+        return min((seconds for seconds in self._promised if seconds > above_s), default=0.0)
 
     def has_unseen(self) -> bool:
         return bool(self._unseen)

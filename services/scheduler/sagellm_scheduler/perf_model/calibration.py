@@ -2,24 +2,27 @@
 
 import numpy as np
 
-from sagellm_scheduler.perf_model.regression import Matrix, RobustRegression, Vector
+from sagellm_common.regression import Matrix, RobustRegression, Vector
 
 TYPICAL_S = 0.1
 FIRST_SPREAD = 0.3
 LEARN_EVERY = 8
+MEMORY = 50.0
+PRIOR_SAMPLES = 2.0
 
 
 class Calibration:
     """measured ≈ offset + weights · predictions, in seconds; at first the first prediction itself.
 
-    The offset is what lies outside of the engine: gateway, bus, the way to the client. `line` is (offset, weights…,
-    standard deviation of the relative error).
+    The offset is what lies outside of the engine: gateway, bus, the way to the client; without `has_offset` it is 0.
+    `line` is (offset, weights…, standard deviation of the relative error).
     """
 
-    def __init__(self, num_predictions: int) -> None:
+    def __init__(self, num_predictions: int, *, has_offset: bool = True) -> None:
+        self._constant = 1.0 if has_offset else 0.0
         prior: Vector = np.zeros(num_predictions + 1)
         prior[1] = TYPICAL_S
-        self._regression = RobustRegression(prior, memory=200.0)
+        self._regression = RobustRegression(prior, memory=MEMORY, prior_samples=PRIOR_SAMPLES)
         self._pending: list[tuple[float, ...]] = []
         self.line: tuple[float, ...] = self._line(FIRST_SPREAD)
 
@@ -27,7 +30,7 @@ class Calibration:
         """Take one request; eight together are learnt from."""
         if min(predictions_s) <= 0.0 or measured_s <= 0.0:
             return
-        self._pending.append((1.0, *(seconds / TYPICAL_S for seconds in predictions_s), measured_s))
+        self._pending.append((self._constant, *(seconds / TYPICAL_S for seconds in predictions_s), measured_s))
         if len(self._pending) >= LEARN_EVERY:
             samples, self._pending = np.array(self._pending), []
             self._learn(samples)

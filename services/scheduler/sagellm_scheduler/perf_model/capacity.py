@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sagellm_scheduler.perf_model.regression import Vector
+from sagellm_common.regression import Vector
 
 PRECISION = 1e-6
 

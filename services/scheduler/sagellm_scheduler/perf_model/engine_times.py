@@ -3,8 +3,8 @@
 import numpy as np
 
 from sagellm_common.contracts.reports import StepSample
+from sagellm_common.regression import Matrix, RobustRegression, Vector
 from sagellm_scheduler.perf_model.kinds import KindTimes
-from sagellm_scheduler.perf_model.regression import Matrix, RobustRegression, Vector
 from sagellm_scheduler.perf_model.steps import (
     CHUNK_X_CONTEXT,
     DECODE,

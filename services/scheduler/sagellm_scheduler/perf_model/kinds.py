@@ -4,7 +4,7 @@ from collections import deque
 
 import numpy as np
 
-from sagellm_scheduler.perf_model.regression import Matrix, RobustRegression, Vector
+from sagellm_common.regression import Matrix, RobustRegression, Vector
 from sagellm_scheduler.perf_model.steps import DURATION, FIRST_GUESS, PREFILL, ROWS, SCALES, features
 
 KNEES = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sagellm_common.regression import Vector
 from sagellm_scheduler.perf_model.calibration import Calibration
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
 from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_times, token_times, usual_s
 from sagellm_scheduler.perf_model.kinds import KindTimes
-from sagellm_scheduler.perf_model.regression import Vector
 
 FIRST, PER, APART = slice(0, 3), slice(3, 7), slice(7, 10)
 """Places of the calibrations' lines."""
@@ -22,12 +22,14 @@ class Work:
     """What a request asks of an engine: tokens of its prompt, and of the answer that is expected.
 
     `blocks` are the hashes of the prompt's index blocks. `typical` is the answer that others are expected to have.
+    `limit_s` is the time from token to token that it is promised.
     """
 
     context: float
     answer: float
     blocks: tuple[int, ...] = ()
     typical: float = 256.0
+    limit_s: float = np.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,15 @@ class Forecast:
     """What a request would see on each of n engines; shape [n] each, seconds.
 
     `first_s`: from the assignment to the first token; `apart_s`: the same if the prompt is for another engine, without
-    what handing over takes. `per_s`: expected mean from token to token; `usual_s`: what half
-    of such requests stay below. The spreads are standard
-    deviations of the logarithm. `added_s`: what the request's own time and the delay of the others that run there
-    come to together. `per_before_s`, `per_others_s`: what the others have from token to token without it and with it,
-    its prompt included, in the mean of answers of which half is still to come; `per_stalled_s`: with its prompt
-    alone. `step_s`: a step without prompts; others take `stall_s` longer, `stalls` of them a second. `own_s`: of
-    computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until
-    what waits there is prefilled.
+    what handing over takes. `per_s`: expected mean from token to token; `usual_s`: what half of such requests stay
+    below. The spreads are standard deviations of the logarithm. `added_s`: what the request's own time and the delay of
+    the others that run there come to together. `per_before_s`: what the others have from token to token without it; of
+    that, what counts against their SLOs is `others_before_s`, and with it, in the mean of answers of which half is
+    still to come, `others_after_s`, with its prompt alone `others_stalled_s`, with its answer alone `others_beside_s`:
+    prompts cost those nothing whose pace is kept.
+    `step_s`: a step without prompts; others take `stall_s` longer, `stalls` of them a second, and are kept to `bound_s`
+    where an SLO is tight. `own_s`: of computing its prompt. `alone_s`: to the first token if nothing else ran there.
+    `backlog_s`: until what waits there is prefilled.
 
     The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
     engines where they are even.
@@ -56,8 +59,10 @@ class Forecast:
     usual_s: Vector
     per_spread: Vector
     per_before_s: Vector
-    per_others_s: Vector
-    per_stalled_s: Vector
+    others_before_s: Vector
+    others_after_s: Vector
+    others_stalled_s: Vector
+    others_beside_s: Vector
     own_s: Vector
     added_s: Vector
     others: Vector
@@ -69,6 +74,7 @@ class Forecast:
     step_s: Vector
     stalls: Vector
     stall_s: Vector
+    bound_s: Vector
     answer: float
     known: dict[float, Vector] = field(default_factory=dict)
     """Probabilities by limit that have been asked for; of what was before, by the limit's negative."""
@@ -94,8 +100,8 @@ class Forecast:
         left_s = limit_s * np.exp(-DISTANCES * self.per_spread) - self.step_s
         most = np.where(self.stall_s > 0.0, left_s * self.answer / np.maximum(self.stall_s, 1e-9), 1e9)
         within = WEIGHTS @ np.where(left_s > 0.0, few_enough(np.minimum(most, 1e9), mean), 0.0)
-        self.known[limit_s] = within
-        return within
+        self.known[limit_s] = np.asarray(np.maximum(within, _within(self.bound_s, self.per_spread, limit_s)))
+        return self.known[limit_s]
 
     def all_within(self, limit_s: float, answer: float) -> Vector:
         """Probability [n] that an answer of so many tokens is complete within so many seconds."""
@@ -106,7 +112,7 @@ class Forecast:
         for the request's sake, shape [n]."""
         before = self.known.get(-limit_s)
         if before is None:
-            before = self.known[-limit_s] = _within(self.per_before_s, self.per_spread, limit_s)
+            before = self.known[-limit_s] = _within(self.others_before_s, self.per_spread, limit_s)
         after = _within(after_s, self.per_spread, limit_s)
         return self.others * np.maximum(0.0, before - after)
 
@@ -129,7 +135,7 @@ class PerformanceModel:
             self._kinds.append(KindTimes())
             self._first.append(Calibration(1))
             self._apart.append(Calibration(1))
-            self._per.append(Calibration(2))
+            self._per.append(Calibration(2, has_offset=False))  # else a busy hour's would be an idle one's too
             self._lines = np.vstack([self._lines, [*self._first[-1].line, *self._per[-1].line, *self._apart[-1].line]])
         return number
 
@@ -161,8 +167,7 @@ class PerformanceModel:
         `is_even`: all engines come to do the same in the long run; else what one does now tells most about it.
         """
         times = prompt_times(loads, np.maximum(1.0, work.context - cached), work.context, now)
-        tokens = token_times(loads, work.context + work.answer / 2)
-        raw_usual = usual_s(tokens, work.answer)
+        tokens = token_times(loads, work.context + work.answer / 2, work.limit_s)
         lines = self._lines[loads.kind].T
         first_offset, first_factor, first_spread = lines[FIRST]
         apart_offset, apart_factor, apart_spread = lines[APART]
@@ -172,9 +177,10 @@ class PerformanceModel:
         def calibrated(raw_s: Vector, fleet_s: Vector) -> Vector:
             return np.asarray(per_offset + per_own * raw_s + per_fleet * fleet_s)
 
-        fleet, fleet_usual = _shared(tokens.after, is_even), _shared(raw_usual, is_even)
+        fleet, raw_usual = _shared(tokens.after, is_even), usual_s(tokens, work.answer)
         per_s, per_before_s = calibrated(tokens.after, fleet), calibrated(tokens.before, fleet)
         grown = np.maximum(0.0, per_s - per_before_s)
+        stalled, is_kept = times.own / work.typical, np.isfinite(tokens.bound_before)
         delay = loads.sequences * (times.own + 0.5 * work.answer * grown)  # half of their answers are still to come
         return Forecast(
             first_s=first_s,
@@ -182,22 +188,25 @@ class PerformanceModel:
             apart_s=apart_offset + apart_factor * times.first,
             apart_spread=apart_spread,
             per_s=per_s,
-            usual_s=calibrated(raw_usual, fleet_usual),
+            usual_s=calibrated(raw_usual, _shared(raw_usual, is_even)),
             per_spread=per_spread,
             per_before_s=per_before_s,
-            per_others_s=per_before_s + 0.5 * grown + times.own / work.typical,
-            per_stalled_s=per_before_s + times.own / work.typical,
+            others_before_s=np.where(is_kept, tokens.bound_before, per_before_s),
+            others_after_s=np.where(is_kept, tokens.bound, per_before_s + 0.5 * grown + stalled),
+            others_stalled_s=np.where(is_kept, tokens.bound_before, per_before_s + stalled),
+            others_beside_s=np.where(is_kept, tokens.bound, per_before_s + 0.5 * grown),
             own_s=times.own,
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
             raw_first_s=times.first,
-            raw_per_s=raw_usual,
-            raw_fleet_s=fleet_usual,
+            raw_per_s=tokens.after,
+            raw_fleet_s=fleet,
             alone_s=first_offset + first_factor * times.alone,
             backlog_s=times.backlog,
             step_s=tokens.step * per_s / tokens.after,
             stalls=tokens.stalls,
             stall_s=tokens.stall,
+            bound_s=tokens.bound,
             answer=work.answer,
         )
 
@@ -211,5 +220,5 @@ def _within(expected_s: Vector, spread: Vector, limit_s: float) -> Vector:
     """Probability of a log-normal quantity to be within a limit; the normal distribution by its logistic likeness."""
     if limit_s <= 0.0:
         return np.zeros_like(expected_s)
-    distance = np.log(limit_s / np.maximum(expected_s, 1e-9)) / spread
+    distance = np.log(limit_s / np.clip(expected_s, 1e-9, 1e9)) / spread
     return 1.0 / (1.0 + np.exp(np.minimum(-1.702 * distance, 50.0)))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from sagellm_common.contracts.reports import StepSample
-from sagellm_scheduler.perf_model.regression import Matrix, Vector
+from sagellm_common.regression import Matrix, Vector
 
 BASE, PREFILL, DECODE, CONTEXT, CHUNK_X_CONTEXT, OVER_KNEE = range(6)
 NUM_FEATURES = 6

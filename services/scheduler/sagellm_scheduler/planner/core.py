@@ -16,7 +16,7 @@ from sagellm_scheduler.perf_model.engine_times import EngineTimes
 from sagellm_scheduler.perf_model.model import PerformanceModel
 from sagellm_scheduler.planner.demand import HOUR_S, RECENT_S, Arrivals, MeanRequest
 from sagellm_scheduler.planner.margin import Margin
-from sagellm_scheduler.planner.sizing import Load, Offer, Sizing, size
+from sagellm_scheduler.planner.sizing import Group, Load, Offer, Sizing, size
 
 RATIOS = (0.5, 2.0)
 FIRST_MARGIN = 1.3
@@ -50,11 +50,11 @@ class Planner:
 
     def __init__(self, config: PlannerConfig, model: str, former: FleetPlan | None = None) -> None:
         self._config, self._model = config, model
-        self._mean = MeanRequest()
+        self._mean = MeanRequest.going_on(former.request if former else None)
         self._margin = Margin(config.attainment, former.margin if former else FIRST_MARGIN)
         self._performance = PerformanceModel()
         self._engines: dict[str, _Running] = {}
-        self._known: dict[str, tuple[EngineRegistration, EngineTimes]] = {}
+        self._last_kinds: dict[str, _Running] = {}
         self._next_hours: list[float] | None = None
         self._wanted: deque[tuple[float, Sizing]] = deque()
         self._arrivals = Arrivals(former.hours if former else None)
@@ -83,11 +83,16 @@ class Planner:
         times = self._performance.engine(registration.kind)
         times.benchmarked([StepSample(*step) for step in registration.benchmark])
         self._engines[registration.engine_id] = _Running(registration, times)
-        self._known[registration.kind] = registration, times
+        self._last_kinds = self._kinds()
 
     def gone(self, engine_id: str) -> None:
         """An engine is there no longer."""
         self._engines.pop(engine_id, None)
+        self._last_kinds = self._kinds() or self._last_kinds
+
+    def _kinds(self) -> dict[str, _Running]:
+        """One engine of each kind that runs."""
+        return {engine.registration.kind: engine for engine in self._engines.values()}
 
     def reported(self, report: EngineReport, now: float) -> None:
         """Learn from an engine's steps."""
@@ -118,11 +123,11 @@ class Planner:
         sizing = size(offers, load, least=self._config.least, apart=self._config.apart)
         if sizing is None:
             return None
-        sizing = self._held(sizing, now)
+        sizing = self._held(sizing, now).within(self._config.most)
         return FleetPlan(
             model=self._model,
             time_s=now,
-            groups=_within(sizing, self._config.most),
+            groups=[_described(group) for group in sizing.groups],
             engines_now=sum(engine.state == "ready" for engine in self._engines.values()),
             requests_per_s=round(self._arrivals.rate(), 4),
             expected_per_s=round(expected, 4),
@@ -131,6 +136,7 @@ class Planner:
             attainment=self._margin.attainment(now),
             price_per_hour=sizing.price_per_hour,
             reason=sizing.reason,
+            request=self._mean.tokens,
             hours=self.hours,
             last_hour=int(now / HOUR_S),
         )
@@ -174,35 +180,33 @@ class Planner:
         return self._arrivals.burst(mix.output * (decode + context * mix.context), prefill + over)
 
     def _offers(self) -> list[Offer]:
-        """Return what could be had: the kinds that run or have run, and those on offer."""
+        """Return what could be had: the kinds that run, else those that ran last, and those on offer."""
+        kinds = self._kinds() or self._last_kinds
         running = [
             Offer(
                 kind,
-                _limits(registration, times),
-                registration.price_per_hour,
-                can_hand_over=bool(registration.handoff),
+                _limits(engine),
+                engine.registration.price_per_hour,
+                can_hand_over=bool(engine.registration.handoff),
             )
-            for kind, (registration, times) in sorted(self._known.items())
+            for kind, engine in sorted(kinds.items())
         ]
-        return [*running, *(offer for offer in self._config.offers if offer.kind not in self._known)]
+        return [*running, *(offer for offer in self._config.offers if offer.kind not in kinds)]
 
 
-def _limits(registration: EngineRegistration, times: EngineTimes) -> Limits:
+def _limits(engine: _Running) -> Limits:
+    registration = engine.registration
     return Limits(
-        times.coefficients,
-        times.knee,
+        engine.times.coefficients,
+        engine.times.knee,
         registration.max_batch_tokens,
         registration.max_num_seqs,
         registration.num_pages * registration.page_size,
     )
 
 
-def _within(sizing: Sizing, most: int) -> list[EngineGroup]:
-    """Describe a fleet, none of its groups larger than allowed."""
-    return [
-        EngineGroup(kind=group.offer.kind, layout=group.offer.layout, role=group.role, count=min(group.count, most))
-        for group in sizing.groups
-    ]
+def _described(group: Group) -> EngineGroup:
+    return EngineGroup(kind=group.offer.kind, layout=group.offer.layout, role=group.role, count=group.count)
 
 
 def _met(event: RequestEvent, slo: Slo) -> bool:

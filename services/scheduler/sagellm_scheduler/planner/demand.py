@@ -1,10 +1,13 @@
 """What arrives: how often, how much of it comes at once, and what the mean request is like."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
+from sagellm_common.contracts.plan import MeanTokens
 from sagellm_scheduler.perf_model.capacity import Mix
 
 BIN_S = 5.0
@@ -15,7 +18,13 @@ QUANTILE = 0.95
 FIRST_BURST = 1.3
 LEAST_WINDOWS = 40
 WEIGHT_OF_NEWEST = 0.005
-MOST_HOURS = 14 * 24
+DAY = 24
+MOST_HOURS = 14 * DAY
+
+
+def usual_next(hours: Sequence[float]) -> float:
+    """Return what an hour that nobody has counted is taken to be: as a day before, or as the one before it."""
+    return hours[-DAY] if len(hours) >= DAY else hours[-1]
 
 
 @dataclass(slots=True)
@@ -28,6 +37,11 @@ class MeanRequest:
     products: float = 512.0 * 256.0
     long_prompt: float = 1024.0
     seen: int = 0
+
+    @classmethod
+    def going_on(cls, former: MeanTokens | None) -> Self:
+        """What was learnt before, as if from as many requests as weigh in a mean; of nothing, the first guesses."""
+        return cls() if former is None else cls(**former.model_dump(), seen=round(1.0 / WEIGHT_OF_NEWEST))
 
     def observe(self, prompt: int, cached: int, output: int) -> None:
         """Learn from a request that has been answered."""
@@ -46,6 +60,19 @@ class MeanRequest:
     def mix(self) -> Mix:
         return Mix(self.new, self.output, self.context, self.products)
 
+    @property
+    def tokens(self) -> MeanTokens | None:
+        """What a plan keeps of it; None before a request has been seen."""
+        if not self.seen:
+            return None
+        return MeanTokens(
+            new=self.new,
+            output=self.output,
+            context=self.context,
+            products=self.products,
+            long_prompt=self.long_prompt,
+        )
+
 
 class Arrivals:
     """Requests in bins of five seconds for the last hour, and in hours for two weeks.
@@ -57,7 +84,6 @@ class Arrivals:
         self.hours: deque[float] = deque(hours or (), maxlen=MOST_HOURS)
         self._bins: deque[tuple[int, float]] = deque(maxlen=int(HOUR_S / BIN_S))
         self._number: int | None = None
-        self._first = 0
         self._requests, self._tokens = 0, 0.0
         self._hour, self._of_hour, self._bins_of_hour = 0, 0, 0
 
@@ -85,8 +111,10 @@ class Arrivals:
         self._requests, self._tokens = 0, 0.0
 
     def _close_hour(self) -> None:
-        if self._bins_of_hour * BIN_S >= HOUR_S / 2:  # less tells too little of an hour
+        if self._bins_of_hour * BIN_S >= HOUR_S / 2:
             self.hours.append(self._of_hour / (self._bins_of_hour * BIN_S))
+        elif self.hours:  # less tells too little of an hour, but the season of a day must stay in step
+            self.hours.append(usual_next(self.hours))
         self._hour, self._of_hour, self._bins_of_hour = self._hour + 1, 0, 0
 
     def rate(self, seconds: float = RECENT_S) -> float:

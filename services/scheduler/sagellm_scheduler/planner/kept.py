@@ -5,8 +5,7 @@ from sagellm_common.bus.restoring import after_reconnect
 from sagellm_common.contracts.plan import FleetPlan
 from sagellm_common.errors import Unavailable
 from sagellm_common.subjects import encode_token
-
-DAY = 24
+from sagellm_scheduler.planner.demand import usual_next
 
 
 def caught_up(plan: FleetPlan, hour: int) -> FleetPlan:
@@ -19,7 +18,7 @@ def caught_up(plan: FleetPlan, hour: int) -> FleetPlan:
         return plan
     hours = list(plan.hours) if missing <= len(plan.hours) else []
     for _ in range(missing if hours else 0):
-        hours.append(hours[-DAY] if len(hours) >= DAY else hours[-1])
+        hours.append(usual_next(hours))
     return plan.model_copy(update={"hours": hours, "last_hour": hour})
 
 

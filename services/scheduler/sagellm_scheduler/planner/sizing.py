@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sagellm_common.contracts.engines import EngineRole
 from sagellm_scheduler.perf_model.capacity import (
@@ -66,6 +66,10 @@ class Sizing:
     def count(self) -> int:
         return sum(group.count for group in self.groups)
 
+    def within(self, most: int) -> "Sizing":
+        """The same fleet, none of its groups larger than allowed."""
+        return replace(self, groups=tuple(replace(group, count=min(group.count, most)) for group in self.groups))
+
 
 def size(offers: Sequence[Offer], load: Load, *, least: int = 1, apart: bool = True) -> Sizing | None:
     """Return the cheapest fleet that bears a load, of `least` engines or more; None without offers.
@@ -92,7 +96,7 @@ def _meets(offer: Offer, load: Load) -> bool:
 def _whole(offer: Offer, load: Load, least: int) -> Sizing:
     per_engine = whole_per_s(offer.limits, load.mix, load.itl_s)
     count = max(least, math.ceil(load.rate / per_engine))
-    reason = f"an engine prefills and decodes {per_engine:.3g} requests/s"
+    reason = f"an engine can prefill and decode {per_engine:.3g} requests/s"
     return Sizing((Group(offer, "hybrid", count),), count * per_engine, reason)
 
 
@@ -109,7 +113,7 @@ def _pairs(offers: Sequence[Offer], load: Load, least: int) -> Iterator[Sizing]:
             first, second = max(1, math.ceil(load.rate / prefills)), max(1, math.ceil(load.rate / answers))
             if first + second >= least:
                 groups = (Group(giver, "prefill", first), Group(taker, "decode", second))
-                reason = f"apart, an engine prefills {prefills:.3g} and decodes {answers:.3g} requests/s"
+                reason = f"apart, an engine can prefill {prefills:.3g} or decode {answers:.3g} requests/s"
                 yield Sizing(groups, min(first * prefills, second * answers), reason)
 
 

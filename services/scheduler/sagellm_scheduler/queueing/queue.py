@@ -10,7 +10,7 @@ _Entry = tuple[tuple[float, ...], int, Request]
 
 
 class RequestQueue:
-    """Waiting requests of one model, whose prompts have `tokens` together.
+    """Waiting requests of one model; the prompts of those that are not late have `tokens` together.
 
     A removed request stays in the heap until it comes up or until half of the heap is such entries; then the heap is
     rebuilt, so that removal costs O(1) amortised.
@@ -18,7 +18,7 @@ class RequestQueue:
 
     def __init__(self, policy: QueuePolicy) -> None:
         self._use(policy)
-        self._waiting: dict[str, Request] = {}
+        self._waiting: dict[str, _Entry] = {}
         self._heap: list[_Entry] = []
         self.tokens = 0
 
@@ -27,13 +27,13 @@ class RequestQueue:
 
     def __iter__(self) -> Iterator[Request]:
         """All waiting requests, in no particular order."""
-        return iter(self._waiting.values())
+        return (request for _, _, request in self._waiting.values())
 
     def push(self, request: Request) -> None:
         """Add a request; another one with the same id must have been removed before."""
-        self._waiting[request.request_id] = request
-        self.tokens += request.submit.prompt_tokens
-        heapq.heappush(self._heap, (self._policy.key(request), request.seq, request))
+        entry = self._waiting[request.request_id] = (self._policy.key(request), request.seq, request)
+        self.tokens += _tokens(request)
+        heapq.heappush(self._heap, entry)
 
     def peek(self) -> Request | None:
         """Return the request that goes next, or None if the queue is empty."""
@@ -49,19 +49,27 @@ class RequestQueue:
 
     def remove(self, request: Request) -> bool:
         """Take a request out; returns whether it was waiting here."""
-        if self._waiting.get(request.request_id) is not request:
+        known = self._waiting.get(request.request_id)
+        if known is None or known[2] is not request:
             return False
         del self._waiting[request.request_id]
-        self.tokens -= request.submit.prompt_tokens
+        self.tokens -= _tokens(request)
         if len(self._heap) > 2 * len(self._waiting) + 16:
             self._heap = [entry for entry in self._heap if self._is_waiting(entry)]
             heapq.heapify(self._heap)
         return True
 
+    def give_way(self, request: Request) -> None:
+        """Order a waiting request anew, now that it is known to be late."""
+        self.remove(request)
+        request.is_late = True
+        self.push(request)
+
     def reorder(self, policy: QueuePolicy) -> None:
         """Order all waiting requests by another policy; none is lost."""
         self._use(policy)
-        self._heap = [(policy.key(request), request.seq, request) for request in self._waiting.values()]
+        self._heap = [(policy.key(request), request.seq, request) for request in self]
+        self._waiting = {entry[2].request_id: entry for entry in self._heap}
         heapq.heapify(self._heap)
 
     def _use(self, policy: QueuePolicy) -> None:
@@ -69,4 +77,8 @@ class RequestQueue:
         self._note_served = policy.served if isinstance(policy, Served) else None
 
     def _is_waiting(self, entry: _Entry) -> bool:
-        return self._waiting.get(entry[2].request_id) is entry[2]
+        return self._waiting.get(entry[2].request_id) is entry
+
+
+def _tokens(request: Request) -> int:
+    return 0 if request.is_late else request.submit.prompt_tokens

@@ -10,8 +10,9 @@ class SloAware:
     """Least slack first: how long a request can still wait if its first token, or its last, is to come in time.
 
     Both the time that a request may take and the time that it needs are known when it is queued, so that the order of
-    two requests never changes. A request that states nothing may wait ten seconds. Nobody's slack counts for more than
-    `guard_s`: whoever came that much earlier goes first, whatever is asked of the others.
+    two requests never changes, but for one that turns out to be late when its turn comes: it has nothing to lose and
+    goes behind those that have. A request that is late or states nothing may wait ten seconds. Nobody's slack counts
+    for more than `guard_s`: whoever came that much earlier goes first, whatever is asked of the others.
     """
 
     name = "slo_aware"
@@ -25,6 +26,8 @@ class SloAware:
 
 def slack_s(request: Request, unstated_s: float, guard_s: float) -> float:
     """Return how long after its arrival a request may be placed, from 0 to `guard_s`."""
+    if request.is_late:
+        return min(guard_s, unstated_s)
     slo, prospect = request.slo, request.prospect
     first_s, all_s = (prospect.alone_s, prospect.total_s) if prospect is not None else (0.0, 0.0)
     limits = []

@@ -20,7 +20,7 @@ class Ids(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Engines that can run the request whole and have room now, at least one; all arrays have shape [n].
+    """Engines that can run the request whole and have room, at least one; all arrays have shape [n].
 
     `load` is the share of sequence slots plus the share of KV tokens that is taken, 0 to about 2. `last_turn` grows
     with each assignment of an engine, 0 if it has had none. `hashes` are stable 64-bit hashes of the engine ids.

@@ -23,13 +23,13 @@ class Prospects:
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """The best that can be had now: on one engine (None: none has room), and with prefill and decode `apart`.
+    """The best that can be had: on one engine, and with prefill and decode `apart`.
 
     `answer` is the number of tokens that the answer is expected to have, `num_seen` how many hand-offs the predictions
     have been learnt from.
     """
 
-    whole: Prospects | None
+    whole: Prospects
     apart: Prospects
     answer: float
     num_seen: int

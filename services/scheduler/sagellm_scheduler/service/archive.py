@@ -16,6 +16,7 @@ from sagellm_common.bus.restoring import after_reconnect, start_restoring
 from sagellm_common.codec import decode
 from sagellm_common.contracts.decisions import Decision, DecisionRecord
 from sagellm_common.errors import NotFound, SageError, Unavailable
+from sagellm_scheduler.core.records import with_errors
 
 log = structlog.get_logger(__name__)
 MAX_AGE_S = 3600.0
@@ -149,7 +150,7 @@ def _merged(former: DecisionRecord | None, record: DecisionRecord) -> DecisionRe
         return record
     own = {_identity(decision) for decision in record.decisions}
     earlier = [decision for decision in former.decisions if _identity(decision) not in own]
-    return record.model_copy(update={"decisions": [*earlier, *record.decisions]})
+    return with_errors(record.model_copy(update={"decisions": [*earlier, *record.decisions]}))
 
 
 def _identity(decision: Decision) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from sagellm_common.contracts.scheduling import Notice, SubmitReply
+from sagellm_common.contracts.scheduling import Notice, PrefillAssignment, SubmitReply
 from sagellm_common.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -247,3 +247,15 @@ def test_a_scheduler_that_does_not_lead_refuses_nobody() -> None:
     assert (again.scheduler_id, again.submit.epoch) == ("s2", 0)
     late = core.handle(ev.SubmitAnswered("r1", again.attempt, refusal), 10.0)
     assert "not the leader" in str(only(late, act.Closed).outcome.error)
+
+
+@pytest.mark.parametrize("itl_ms", [None, 15.0])
+def test_the_engine_is_told_what_pace_is_promised(itl_ms: float | None) -> None:
+    """The body carries the time from token to token that the assignment names, for the engine that prefills too."""
+    core = leading_core()
+    request, _ = make_request()
+    core.handle(ev.Accepted(request), 0.0)
+    prefill = PrefillAssignment(engine_id="e2", incarnation="e2-1", number=1)
+    actions = core.handle(ev.Assigned(make_assignment(itl_ms=itl_ms, prefill=prefill)), 0.0)
+    assert only(actions, act.SendDispatch).dispatch.itl_ms == itl_ms
+    assert only(actions, act.SendPrefill).dispatch.itl_ms == itl_ms

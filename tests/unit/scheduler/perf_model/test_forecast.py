@@ -32,8 +32,8 @@ class Engine:
     def _pass(self, seconds: float) -> None:
         self.now += seconds
 
-    def submit(self, name: str, prompt: int, answer: int) -> None:
-        self.core.submit(request(range(prompt), key=name, max_tokens=answer), self.now)
+    def submit(self, name: str, prompt: int, answer: int, *, itl_s: float | None = None) -> None:
+        self.core.submit(request(range(prompt), key=name, max_tokens=answer, itl_s=itl_s), self.now)
 
     def step(self) -> None:
         output = self.core.step(self.now)
@@ -63,6 +63,7 @@ class Engine:
         loads.prompts[0] = gauges.waiting + gauges.prefilling
         loads.budget[0] = BUDGET
         loads.prefill_share[0], loads.stalls[0] = self.times.prefill_share, self.times.stalls_per_s
+        loads.limit[0] = gauges.itl_limit_s
         return loads
 
 
@@ -203,3 +204,33 @@ def test_without_prompts_of_others_the_step_alone_decides() -> None:
     forecast = model.forecast(loads, Work(50.0, 100.0), np.zeros(1), is_even=False)
     assert forecast.per_within(0.03)[0] > 0.99
     assert forecast.per_within(0.005)[0] < 0.01
+
+
+@pytest.mark.parametrize("limit_s", [0.012, 0.020, 0.100])
+def test_the_first_token_comes_as_forecast_where_prompts_are_cut(engine: Engine, limit_s: float) -> None:
+    """Beside ten answers that are promised a pace, the first token of a long prompt is within 10 % of the forecast."""
+    for number in range(10):
+        engine.submit(f"promised-{number}", 20, 900, itl_s=limit_s)
+    for _ in range(40):
+        engine.step()
+    loads = engine.loads()
+    assert loads.limit[0] == limit_s
+    expected = prompt_times(loads, np.array([2000.0]), 2000.0, engine.now).first[0]
+    asked = engine.now
+    engine.submit("mine", 2000, 2)
+    while "mine" not in engine.came:
+        engine.step()
+    assert engine.came["mine"][0] - asked == pytest.approx(expected, rel=0.10)
+
+
+def test_answers_whose_pace_is_kept_lose_nothing_to_a_prompt() -> None:
+    """Steps of 10 ms and a prompt of 200: answers that half of 100 ms would hurt are safe where 15 ms are kept."""
+    model, harmed = PerformanceModel(), {}
+    for limit in (0.0, 0.015):
+        loads = Loads.zeros(1)
+        loads.coefficients[0, :2], loads.knee[0], loads.budget[0] = (0.010, 1e-4), 32.0, 4096.0
+        loads.kind[0], loads.sequences[0], loads.decoding[0], loads.limit[0] = model.number("k"), 20.0, 20.0, limit
+        forecast = model.forecast(loads, Work(2000.0, 50.0, typical=30.0), np.zeros(1), is_even=False)
+        harmed[limit] = float(forecast.others_harmed(0.015, forecast.others_after_s)[0])
+    assert harmed[0.015] < 0.2 * harmed[0.0]
+    assert harmed[0.0] > 5.0

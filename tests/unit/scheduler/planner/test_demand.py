@@ -32,6 +32,13 @@ def test_hours_are_kept_and_a_short_first_one_is_not() -> None:
     assert list(arrivals.hours) == pytest.approx([3.0, 3.0], rel=0.05)
 
 
+def test_an_hour_hardly_seen_is_taken_to_be_as_a_day_before() -> None:
+    """A planner that comes back ten minutes before the hour: the season of a day stays in step."""
+    arrivals = Arrivals([float(hour) for hour in range(1, 31)])
+    _poisson(arrivals, 5.0, 3000.0, 600.0)
+    assert list(arrivals.hours)[-2:] == [30.0, 7.0]
+
+
 def test_hours_of_before_go_on() -> None:
     """What a former planner knew stays in front."""
     arrivals = Arrivals([7.0, 8.0])

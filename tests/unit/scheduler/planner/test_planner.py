@@ -41,15 +41,15 @@ def report(engine_id: str, state: str = "ready") -> EngineReport:
     return EngineReport(engine_id, f"{engine_id}-1", 1, Gauges(1, 1, 0, 0, 0, 0, 0, 0.0), [1, 1], 0, state=state)
 
 
-def ended(ttft_ms: float, itl_ms: float = 20.0, phase: str = "finished") -> RequestEvent:
-    """The end of a request of 500 tokens in and 100 out."""
+def ended(ttft_ms: float, itl_ms: float = 20.0, phase: str = "finished", completion: int = 100) -> RequestEvent:
+    """The end of a request of 500 tokens in and, usually, 100 out."""
     return RequestEvent(
         request_id="r",
         phase=phase,  # type: ignore[arg-type] # a phase
         ttft_ms=ttft_ms,
         itl_mean_ms=itl_ms,
         prompt_tokens=500,
-        completion_tokens=100,
+        completion_tokens=completion,
     )
 
 
@@ -182,6 +182,38 @@ def test_the_cheaper_of_two_kinds_is_advised() -> None:
     planner.registered(registration("e2", kind="cheap", price=0.5))
     serve(planner, 10.0, 0.0, 600.0)
     assert {group.kind for group in plan(planner, 600.0).groups} == {"cheap"}
+
+
+def test_a_kind_that_is_gone_is_advised_no_longer() -> None:
+    """What runs no more could perhaps not be had again; the last kind that ran stays, or nothing could be planned."""
+    planner = made()
+    planner.registered(registration("e2", kind="cheap", price=0.5))
+    planner.gone("e2")
+    assert {group.kind for group in plan(planner, 1.0).groups} == {"k"}
+    planner.gone("e1")
+    assert {group.kind for group in plan(planner, 2.0).groups} == {"k"}
+
+
+def test_the_price_is_that_of_the_fleet_that_is_asked_for() -> None:
+    """A load for more engines than are allowed costs what the allowed ones cost."""
+    planner = made(PlannerConfig(slo=SLO, most=2))
+    serve(planner, 40.0, 0.0, 600.0)
+    found = plan(planner, 600.0)
+    assert (found.count, found.price_per_hour) == (2, 2.0)
+
+
+def test_the_mean_request_outlives_the_planner() -> None:
+    """Long answers need more engines, from the first plan of a planner that comes after."""
+    former = made()
+    for second in range(600):
+        former.accepted(500, float(second))
+        former.ended(ended(100.0, completion=2000), float(second))
+    kept = plan(former, 600.0)
+    assert kept.request is not None
+    assert kept.request.output == pytest.approx(2000.0)
+    again = plan(made(former=kept), 601.0)
+    assert again.request == kept.request
+    assert plan(made(), 601.0).request is None
 
 
 def test_a_planner_goes_on_from_its_last_plan() -> None:
