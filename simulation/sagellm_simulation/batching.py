@@ -3,6 +3,8 @@
 from bisect import insort
 from dataclasses import dataclass
 
+from sagellm_engine.batching.pace import UNBOUNDED, Pace
+from sagellm_engine.core.types import StepReport
 from sagellm_simulation.pages import PageCount, Sequence, pages_for
 from sagellm_simulation.specs import PAGE_SIZE, EngineSpec
 
@@ -32,6 +34,7 @@ class Batcher:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.num_reserved = 0
+        self.pace, self.limit_s = Pace(), UNBOUNDED
 
     def submit(self, seq: Sequence) -> None:
         """Let a sequence wait."""
@@ -96,6 +99,12 @@ class Batcher:
                 pages.grow(seq, pages_for(seq.length - 1) - pages.capacity(seq) // PAGE_SIZE)
         return made
 
+    def observe(self, step: Step, seconds: float) -> None:
+        """A step has taken so long."""
+        self.pace.observe(
+            StepReport(seconds, step.rows, step.prefill, step.decode, step.context, step.products, step.cached)
+        )
+
     def finish(self, seq: Sequence) -> None:
         """A sequence is at its end."""
         self.running.remove(seq)
@@ -123,16 +132,20 @@ class Batcher:
                 step.preemptions += 1
 
     def _grow(self, step: Step) -> int:
-        prefilling = []
+        prefilling, limits = [], []
         for seq in self.running:
             seq.scheduled = 0
             if seq.computed == seq.length - 1:
                 seq.scheduled = 1
                 step.decode += 1
                 step.context += seq.length
+                if seq.itl_s is not None:
+                    limits.append(seq.itl_s)
             else:
                 prefilling.append(seq)
-        budget = self.spec.max_batch_tokens - step.decode
+        before = prefilling[0].computed if prefilling else 0
+        self.limit_s, allowed = self.pace.allowance(limits, step.decode, step.context, before)
+        budget = min(self.spec.max_batch_tokens - step.decode, allowed)
         for seq in prefilling:
             budget = self._chunk(seq, step, budget)
         return budget

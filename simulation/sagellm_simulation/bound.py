@@ -11,18 +11,24 @@ from sagellm_simulation.trace import Trace
 
 def mix_of(trace: Trace) -> Mix:
     """Return the mean request of a trace, if all prefixes that have come before were kept for ever."""
-    known: set[int] = set()
     new = products = output = contexts = 0.0
-    for request in trace.requests:
-        cached = _cached(request.blocks, known) * trace.block
-        left = max(1, request.prompt_tokens - cached)
+    for request, left in zip(trace.requests, new_tokens(trace), strict=True):
         new += left
         products += left * (request.prompt_tokens - left / 2)
         output += request.output_tokens
         contexts += request.output_tokens * (request.prompt_tokens + request.output_tokens / 2)
-        known.update(request.blocks)
     count = max(1, len(trace.requests))
     return Mix(new / count, output / count, contexts / max(1.0, output), products / count)
+
+
+def new_tokens(trace: Trace) -> list[int]:
+    """Return how many tokens of each prompt are to be computed, if all prefixes that came before were kept for ever."""
+    known: set[int] = set()
+    new = []
+    for request in trace.requests:
+        new.append(max(1, request.prompt_tokens - _cached(request.blocks, known) * trace.block))
+        known.update(request.blocks)
+    return new
 
 
 def _cached(blocks: Sequence[int], known: set[int]) -> int:

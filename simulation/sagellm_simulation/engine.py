@@ -11,6 +11,7 @@ from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.frames import TokenItem
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply
 from sagellm_common.contracts.reports import EngineReport, Gauges, Progress, StepSample
+from sagellm_engine.batching.pace import UNBOUNDED
 from sagellm_engine.transfer.lease import Message
 from sagellm_simulation.batching import Batcher, Step
 from sagellm_simulation.handoff import Key, SimHandoffs
@@ -83,6 +84,9 @@ class SimEngine:
         self.alive = True
         self.incarnation = f"{self.engine_id}-{next(self._lives)}"
         self.batch = Batcher(self.spec, self._block)
+        for prefill, decode in 2 * BENCHMARK:
+            step = Step(prefill, decode, 100 * decode, prefill * prefill)
+            self.batch.observe(step, self.batch.seconds(step, 1))
         self._open: dict[tuple[str, int], Sequence] = {}
         self._kept: dict[tuple[str, int], Sequence] = {}
         self._run: _Run | None = None
@@ -172,6 +176,7 @@ class SimEngine:
             first_index=delivered,
             blocks=asked.blocks,
             told=delivered,
+            itl_s=None if body.itl_ms is None else body.itl_ms / 1e3,
         )
 
     def cancel(self, request_id: str, epoch: int | None = None) -> None:
@@ -226,6 +231,11 @@ class SimEngine:
             return False
         batch.num_reserved += 1
         return True
+
+    def known_pages(self, key: Key) -> int:
+        """Pages of an expected prompt that need not be read."""
+        seq, pages = self._expected.get(key), self.batch.pages
+        return 0 if seq is None else len(pages.prefix(seq)) * pages.block // PAGE_SIZE
 
     def free_reserved(self, num_pages: int) -> None:
         """Give a reservation back."""
@@ -358,6 +368,8 @@ class SimEngine:
         self.tokens_prefilled += step.prefill
         self.tokens_cached += step.cached
         context = step.context + step.decode * (run.times - 1) // 2
+        if self.batch.limit_s != UNBOUNDED:
+            self.batch.observe(step, seconds / run.times)
         self._samples.append(
             StepSample(seconds / run.times, step.rows, step.prefill, step.decode, context, step.products, step.cached)
         )
@@ -460,6 +472,7 @@ class SimEngine:
             1.0 if run is not None else 0.0,
             len(left),
             sum(left),
+            0.0 if batch.limit_s == UNBOUNDED else batch.limit_s,
         )
 
     def _progress(self) -> dict[str, list[Progress]]:

@@ -28,6 +28,9 @@ class Host(Protocol):
     def reserve(self, num_pages: int) -> bool:
         """Set pages and a place apart; False if there is no room."""
 
+    def known_pages(self, key: Key) -> int:
+        """How many pages of an expected prompt need not be read, for they are known."""
+
     def free_reserved(self, num_pages: int) -> None:
         """Give them back."""
 
@@ -121,10 +124,10 @@ class SimHandoffs:
             self._take(self._taking.take(message, now))
 
     def _offered(self, offer: Offer, sender: str) -> None:
-        pages = None
+        pages, num_known = None, 0
         if self._taking.wants(offer) and self._host.reserve(len(offer.pages)):
-            pages = offer.pages
-        self._take(self._taking.offered(offer, sender, pages, self._kernel.now))
+            pages, num_known = offer.pages, self._host.known_pages((offer.lease.request_id, offer.lease.epoch))
+        self._take(self._taking.offered(offer, sender, pages, self._kernel.now, num_known=num_known))
 
     def _give(self, actions: list[GivingAction]) -> None:
         for action in actions:

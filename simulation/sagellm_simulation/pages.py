@@ -15,6 +15,7 @@ class Sequence:
     it ends. `first_index` is the index of the first token that this engine makes. `blocks` are the ids of the prompt's
     blocks, each standing for all before it too; `known` of them are in the cache under its hold. `told` is the index up
     to which tokens have been sent. `hand_to`: the engine that it is prefilled for; it ends with its prompt here.
+    `itl_s`: the time from token to token that it is promised.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class Sequence:
     told_at: float = 0.0
     hand_to: str = ""
     transfer_ms: float | None = None
+    itl_s: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -81,11 +83,7 @@ class PageCount:
 
     def admit(self, seq: Sequence, headroom: int) -> bool:
         """Give pages for all its tokens; False, changing nothing, if too few are left beside `headroom`."""
-        found = []
-        for number, block in enumerate(seq.blocks):
-            if block not in self._holders or (number + 1) * self.block >= seq.length:
-                break
-            found.append(block)
+        found = self.prefix(seq)
         new = pages_for(seq.length) - len(found) * self._block_pages
         idle = sum(1 for block in found if block in self._idle)
         if self.free + self.cached - idle * self._block_pages < new + headroom:
@@ -96,6 +94,15 @@ class PageCount:
         seq.held, seq.known, seq.own_pages = found, len(found), new
         seq.computed = seq.cached_tokens = len(found) * self.block
         return True
+
+    def prefix(self, seq: Sequence) -> list[int]:
+        """The known blocks that its tokens begin with; at least one token is not in them."""
+        found = []
+        for number, block in enumerate(seq.blocks):
+            if block not in self._holders or (number + 1) * self.block >= seq.length:
+                break
+            found.append(block)
+        return found
 
     def grow(self, seq: Sequence, pages: int = 1) -> bool:
         """Give a sequence more pages; False, changing nothing, if they are not left."""

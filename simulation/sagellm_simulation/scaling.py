@@ -43,7 +43,7 @@ class Scaler:
         self._planner = Planner(config, MODEL, former)
         self._ordered = 0
         self._since = {engine.engine_id: 0.0 for engine in world.engines.values()}
-        self._hours_known = -1
+        self._forecast_from: list[float] | None = None
         self.plans: list[tuple[float, FleetPlan]] = []
         self.engine_seconds = 0.0
         world.observer = self._planner
@@ -52,9 +52,9 @@ class Scaler:
 
     def _plan(self) -> None:
         now = self._world.kernel.now
-        if len(self._planner.hours) != self._hours_known:
-            self._hours_known = len(self._planner.hours)
-            self._planner.forecasted(next_hours(self._planner.hours))
+        if (hours := self._planner.hours) != self._forecast_from:
+            self._forecast_from = hours
+            self._planner.forecasted(next_hours(hours))
         plan = self._planner.plan(now)
         if plan is not None:
             self.plans.append((now, plan))

@@ -163,6 +163,21 @@ def test_a_hand_over_takes_as_long_as_its_bytes() -> None:
         assert slow_ms >= (tokens % ENGINE.max_batch_tokens) * 100_000 / 1e8 * 1e3, "the last chunk at least"
 
 
+def test_of_a_prompt_whose_beginning_is_known_only_the_rest_is_read() -> None:
+    """The second of two prompts that share all but their last block costs the transfer of that block."""
+    spec = replace(ENGINE, kv_bytes_per_token=100_000, link_bytes_per_s=1e9, num_pages=2000, max_batch_tokens=4096)
+    engines = tuple(replace(spec, role=role) for role in ("prefill", "decode"))
+    prompts = [(0.0, (1, 2, 3, 4, 5, 6)), (60.0, (1, 2, 3, 4, 5, 7)), (120.0, ())]
+    asked = [
+        TraceRequest(request_id=f"r{at:g}", at=at, prompt_tokens=3072 if blocks else 10, output_tokens=8, blocks=blocks)
+        for at, blocks in prompts
+    ]
+    result = simulate(Scenario(engines=engines, pd="threshold", router="load_balanced"), Trace("turns", asked))
+    second_ms, first_ms = sorted(ms for _, ms in _transfers(result))
+    assert first_ms == pytest.approx(3072 * 100_000 / 1e9 * 1e3, rel=0.05)
+    assert second_ms == pytest.approx(512 * 100_000 / 1e9 * 1e3, rel=0.05)
+
+
 def _transfers(result: Result) -> list[tuple[int, float]]:
     """Prompt tokens and time of each hand-over."""
     found = [(record.prompt_tokens, record.transfer_ms) for record in result.records if record.outcome == "finished"]
