@@ -1,13 +1,15 @@
 """How far off the scheduler's predictions are on live stacks, by load: time to the first token and time per token.
 
 Requests of conversation lengths (Azure, scaled) arrive by chance (Poisson) at a share of the highest rate that the
-stack sustains; every decision record says what was predicted and what came.
+stack sustains; every decision record says what was predicted and what came. Answers are promised a time from token to
+token; what that is worth, one load without a promise shows.
 """
 
 import asyncio
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,16 @@ from sagellm_common.contracts.decisions import DecisionRecord
 from sagellm_common.settings import BusSettings
 
 LOADS = (0.3, 0.5, 0.7, 0.9)
+PROMISED_MS = {"mock": 45.0, "cpu": 25.0}
 WARM_UP_S, LEVEL_S, FULL_S = 20.0, 60.0, 20.0
 FULL_STREAMS = 48
+LONG = 100
 MOCK = {
-    "SAGELLM_MOCK_STEP_MS": "8",
-    "SAGELLM_MOCK_PREFILL_MS_PER_TOKEN": "0.1",
-    "SAGELLM_MOCK_DECODE_MS_PER_SEQ": "0.2",
+    "SAGELLM_MOCK_STEP_MS": "24",
+    "SAGELLM_MOCK_PREFILL_MS_PER_TOKEN": "0.3",
+    "SAGELLM_MOCK_DECODE_MS_PER_SEQ": "0.6",
 }
+"""Steps so long that the predictions are measured, and not how eight processes share two cores."""
 
 
 class Traffic:
@@ -80,7 +85,7 @@ class Traffic:
                 await asyncio.sleep(chance.expovariate(per_s))
 
 
-async def by_load(stack: Stack, model: str, vocab: int) -> dict[str, Any]:
+async def by_load(stack: Stack, model: str, vocab: int, loads: Sequence[float] = LOADS) -> dict[str, Any]:
     """Find the highest rate, then measure at shares of it."""
     bus = await Bus.connect(BusSettings(nats_url=stack.plan.nats_url), "bench")
     client = AsyncNatsClient(stack.plan.nats_url)
@@ -89,7 +94,7 @@ async def by_load(stack: Stack, model: str, vocab: int) -> dict[str, Any]:
         await bus.subscribe(bus.settings.subjects.decision("*"), DecisionRecord, traffic.recorded)
         most = await traffic.full(FULL_S)
         levels = {}
-        for number, load in enumerate(LOADS):
+        for number, load in enumerate(loads):
             await traffic.at_rate(most * load, WARM_UP_S, number)
             traffic.records.clear()
             await traffic.at_rate(most * load, LEVEL_S, 100 + number)
@@ -102,24 +107,47 @@ async def by_load(stack: Stack, model: str, vocab: int) -> dict[str, Any]:
 
 
 def _errors(records: list[DecisionRecord]) -> dict[str, float]:
-    """Relative errors of the predictions: |measured - predicted| / measured."""
+    """Relative errors of the predictions: |measured - predicted| / measured; and what could be had at all.
+
+    `long`: of answers of a hundred tokens and more. `constant`: of the one number that would have fitted best.
+    """
     ttft = [abs(record.ttft_error) for record in records if record.ttft_error is not None]
-    itl = [abs(record.itl_error) for record in records if record.itl_error is not None]
+    decoded = [record for record in records if record.itl_error is not None and record.itl_ms]
+    itl = [abs(record.itl_error or 0.0) for record in decoded]
+    long = [abs(record.itl_error or 0.0) for record in decoded if (record.completion_tokens or 0) >= LONG]
     return {
         "requests": len(records),
         "ttft_p50_ms": round(statistics.median(record.ttft_ms or 0.0 for record in records), 1),
-        "ttft_error_p50": round(float(np.quantile(ttft, 0.5)), 3),
-        "ttft_error_p90": round(float(np.quantile(ttft, 0.9)), 3),
-        "itl_error_p50": round(float(np.quantile(itl, 0.5)), 3),
-        "itl_error_p90": round(float(np.quantile(itl, 0.9)), 3),
+        **_quantiles("ttft_error", ttft),
+        **_quantiles("itl_error", itl),
+        **_quantiles("itl_long_error", long),
+        **_quantiles("itl_constant_error", _of_best_constant([record.itl_ms or 1.0 for record in decoded])),
     }
+
+
+def _quantiles(name: str, errors: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_p{share:.0%}"[:-1]: round(float(np.quantile(errors, share)), 3) for share in (0.5, 0.9)}
+
+
+def _of_best_constant(measured: Sequence[float]) -> list[float]:
+    values = np.array(measured)
+    guesses = np.quantile(values, np.linspace(0.02, 0.98, 97))
+    best = min(guesses.tolist(), key=lambda guess: float(np.median(np.abs(values - guess) / values)))
+    return [abs(value - best) / value for value in measured]
 
 
 async def run() -> dict[str, Any]:
     """Two mock engines with a time model, then the CPU engine with the 135M shape."""
-    async with running(backend="mock", model="mock-model", engines=2, router="predictive", env=MOCK) as stack:
-        mock = await by_load(stack, "mock-model", 1000)
     folder = make_model("smol135", CACHE / "smol135", BUILTIN)
-    async with running(backend="cpu", model=str(folder), router="predictive") as stack:
-        cpu = await by_load(stack, "smol135", 1000)
-    return {"two mock engines": mock, "CPU engine, 135M shape": cpu}
+    found: dict[str, Any] = {}
+    for name, backend, model, engines in (
+        ("two mock engines", "mock", "mock-model", 2),
+        ("CPU engine, 135M shape", "cpu", str(folder), 1),
+    ):
+        served = "mock-model" if backend == "mock" else "smol135"
+        for promised in (PROMISED_MS[backend], None):
+            env = (MOCK if backend == "mock" else {}) | {"SAGELLM_SLO_ITL_MS": str(promised or "")}
+            async with running(backend=backend, model=model, engines=engines, router="predictive", env=env) as stack:
+                levels = await by_load(stack, served, 1000, LOADS if promised else LOADS[2:3])
+            found[name if promised else f"{name}, nothing promised"] = {**levels, "promised_ms": promised}
+    return found

@@ -34,7 +34,8 @@ MOCK_ENV = {
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One deployment that a trace is played on."""
+    """One deployment that a trace is played on. `default_slo` is what all are measured by, and promised if it is
+    `promised`: the scheduler and the engines know it then."""
 
     name: str
     queue: str = "fifo"
@@ -43,6 +44,11 @@ class Way:
     roles: tuple[str, ...] = ()
     engines: int = 1
     default_slo: Slo = NO_SLO
+    promised: bool = True
+
+    @property
+    def known_slo(self) -> Slo:
+        return self.default_slo if self.promised else NO_SLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ def low_latency() -> Case:
         requests.append((at, 4000 if is_long else chance.randrange(50, 200), 32 if is_long else 96))
     slo = Slo(ttft_ms=1000.0, itl_ms=16.0)
     ways = (
-        Way("fifo, no separation", engines=2, default_slo=slo),
+        Way("fifo, nothing promised", engines=2, default_slo=slo, promised=False),
         Way(
             "slo_aware, prefill apart",
             queue="slo_aware",
@@ -166,7 +172,7 @@ def simulated(case: Case, way: Way) -> tuple[list[Seen], float]:
         replace(ENGINE, role=roles[number % len(roles)], kv_bytes_per_token=8 if way.roles else 0)  # type: ignore[arg-type] # roles are EngineRoles
         for number in range(way.engines)
     )
-    scenario = Scenario(engines=engines, queue=way.queue, router=way.router, pd=way.pd, slo=way.default_slo)
+    scenario = Scenario(engines=engines, queue=way.queue, router=way.router, pd=way.pd, slo=way.known_slo)
     result: Result = simulate(scenario, case.trace)
     seen = [
         Seen(item.asked, _ms(item.ttft_s), _ms(item.itl_s), _ms(item.e2e_s))
@@ -183,7 +189,7 @@ def _ms(seconds: float | None) -> float | None:
 
 async def lived(case: Case, way: Way) -> tuple[list[Seen], float]:
     """What becomes of the requests on a live stack."""
-    slo = way.default_slo
+    slo = way.known_slo
     env = MOCK_ENV | {
         "SAGELLM_SLO_TTFT_MS": "" if slo.ttft_ms is None else str(slo.ttft_ms),
         "SAGELLM_SLO_ITL_MS": "" if slo.itl_ms is None else str(slo.itl_ms),

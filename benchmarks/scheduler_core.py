@@ -26,12 +26,16 @@ FLEETS = (10, 100, 1000)
 NUM_DECISIONS = 3000
 SLOTS = 128
 MANY_OPEN = 100_000
+BACKLOG_S = 1e6
+"""Thousands of requests come at once to fill the engines: none shall wait for room."""
 EPOCH = (1, 1)
 
 
 def make_core(num_engines: int, router: str) -> SchedulerCore:
     """Return a leading core that knows so many idle engines of one model."""
-    config = CoreConfig(scheduler_id="bench", queue=QUEUE_POLICIES.make("fifo"), router=ROUTERS.make(router))
+    config = CoreConfig(
+        scheduler_id="bench", queue=QUEUE_POLICIES.make("fifo"), router=ROUTERS.make(router), backlog_s=BACKLOG_S
+    )
     core = SchedulerCore(config)
     core.handle(events.BusUp(), 0.0)
     core.handle(events.LeadershipGained(EPOCH), 0.0)
