@@ -19,7 +19,7 @@ from support.compose import dot_env
 from support.compose_stack import bus_settings, start_nats
 from support.wait import eventually, eventually_async
 
-USERS = ["gateway", "scheduler", "registry", "engine", "planner", "client"]
+USERS = ["gateway", "scheduler", "registry", "engine", "planner", "client", "operator"]
 PREFIX = "sagellm.default.v1"
 
 
@@ -166,6 +166,18 @@ async def test_a_client_may_do_what_it_is_there_for(user: Connect) -> None:
     await me.may_publish("$SRV.PING.sagellm-gateway")
 
 
+async def test_an_operator_looks_and_steers_and_reads_no_prompts(user: Connect) -> None:
+    """Policies, drains, models, plans; but neither requests nor answers, and nothing in the name of a service."""
+    me = await user("operator")
+    for subject in ("scheduler.policy", "scheduler.explain", "engine.e.control", "registry.download"):
+        await me.may_publish(f"{PREFIX}.{subject}")
+    for subject in ("generate", "engine.e.dispatch", "tokens.g", "gateway.g.assign"):
+        await me.may_not_publish(f"{PREFIX}.{subject}")
+        await me.may_not_subscribe(f"{PREFIX}.{subject}")
+    for bucket in ("engines", "plans", "policy"):
+        await me.may_not_publish(f"$KV.sagellm_default_{bucket}.x")
+
+
 @pytest.mark.parametrize(
     ("name", "subject"),
     [
@@ -193,8 +205,8 @@ async def test_a_service_speaks_only_for_itself(user: Connect, name: str, subjec
 
 
 async def test_the_scheduler_sees_no_prompts(user: Connect) -> None:
-    """Bodies of requests and tokens are closed to scheduler, planner and registry."""
-    for name in ("scheduler", "planner", "registry"):
+    """Bodies of requests and tokens are closed to scheduler, planner, registry and operator."""
+    for name in ("scheduler", "planner", "registry", "operator"):
         me = await user(name)
         for subject in (f"{PREFIX}.engine.*.dispatch", f"{PREFIX}.tokens.*", f"{PREFIX}.generate"):
             await me.may_not_subscribe(subject)
@@ -221,6 +233,8 @@ READS = [
     ("planner", "engines"),
     ("planner", "plans"),
     ("client", "engines"),
+    ("operator", "engines"),
+    ("operator", "plans"),
 ]
 
 
@@ -236,8 +250,8 @@ async def _bucket(server: NatsServer, name: str, bucket: str) -> AsyncIterator[B
 @pytest.mark.parametrize(("name", "bucket"), READS)
 async def test_a_user_reads_the_buckets_that_it_needs(server: NatsServer, name: str, bucket: str) -> None:
     """Who follows a bucket may open and read all of it."""
-    async with _bucket(server, "scheduler" if name == "client" else name, bucket):
-        pass  # a client cannot make a bucket
+    async with _bucket(server, "planner" if name in ("client", "operator") else name, bucket):
+        pass  # they cannot make a bucket
     async with _bucket(server, name, bucket) as opened:
         assert await opened.read_all(Message) == {}
 

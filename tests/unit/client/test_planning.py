@@ -8,7 +8,7 @@ import pytest
 
 from sagellm.cli.options import engines_of
 from sagellm.cli.planning import Found, figures, plan_sentence, print_plans
-from sagellm_common.contracts.plan import EngineGroup, FleetPlan
+from sagellm_common.contracts.plan import EngineGroup, FleetPlan, MeanTokens
 from sagellm_common.errors import InvalidArgument
 
 SAGELLM = Path(sys.executable).parent / "sagellm"
@@ -29,6 +29,7 @@ def plan(**fields: object) -> FleetPlan:
         "expected_per_s": 5.126,
         "burst": 1.3,
         "margin": 0.95,
+        "request": MeanTokens(new=812.4, output=95.6, context=900.0, products=3.3e5, long_prompt=1500.0),
         "attainment": 0.985,
         "price_per_hour": 7.5,
         "reason": "apart, an engine prefills 9 and decodes 4 requests/s",
@@ -86,16 +87,18 @@ def test_a_plan_is_a_sentence(count: int, seconds: float, text: str) -> None:
 def test_what_a_plan_follows_from_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines by role, rates, burst, margin, SLOs, cost and reason; a warning if nobody keeps the plan current."""
     monkeypatch.setenv("COLUMNS", "100")
-    print_plans(Found([plan(), plan(model="other", attainment=None)], is_current=False))
+    print_plans(Found([plan(), plan(model="other", attainment=None, request=None)], is_current=False))
     captured = capsys.readouterr()
     for line in ("prefill  cpu/bf16          1       1", "decode   cpu/bf16          2       1"):
         assert line in captured.out
     for text in (
         "4.25 requests/s in the last ten minutes, 5.13 expected",
+        "812 tokens to prefill and 96 of an answer",
         "98.5% in the last five minutes",
         "7.5 an hour",
     ):
         assert text in captured.out
     assert "too few requests to say" in captured.out
+    assert "none seen yet" in captured.out
     assert "No planner answers: these plans stay as they are." in captured.err
-    assert [label for label, _ in figures(plan())] == ["rate", "burst", "margin", "SLOs met", "cost", "why"]
+    assert [label for label, _ in figures(plan())] == ["rate", "request", "burst", "margin", "SLOs met", "cost", "why"]

@@ -81,8 +81,13 @@ def plan_sentence(plan: FleetPlan, now: float) -> str:
 def figures(plan: FleetPlan) -> list[tuple[str, str]]:
     """Return what the plan follows from, as labels and texts."""
     met = "too few requests to say" if plan.attainment is None else f"{plan.attainment:.1%} in the last five minutes"
+    mean = plan.request
+    request = (
+        "none seen yet" if mean is None else f"{mean.new:.0f} tokens to prefill and {mean.output:.0f} of an answer"
+    )
     return [
         ("rate", f"{plan.requests_per_s:.3g} requests/s in the last ten minutes, {plan.expected_per_s:.3g} expected"),
+        ("request", request),
         ("burst", f"{plan.burst:.2f} times as much comes in half a minute"),
         ("margin", f"{plan.margin:.2f} times as much as computed, learnt from the SLOs"),
         ("SLOs met", met),
