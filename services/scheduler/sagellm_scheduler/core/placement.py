@@ -71,24 +71,24 @@ def place(
     Able: serves the model, is ready, holds the context, and has not failed this request (unless all others have
     too). Room: a sequence slot and KV pages are free, and what is still to be prefilled there takes less than
     `backlog_s`, so that what waits is ordered here. Engines of the prefill role run whole requests only where no other
-    has room.
+    has room; where they can hand over, only where no other has a slot: an answer there would slow down all prompts.
     """
     views = _views(demand, fleet, backlog_s)
     if isinstance(views, Blocked):
         return views
     if not views.room.any():
         return Blocked.BUSY
-    whole = _place_whole(demand, fleet, router, views)
+    whole = _place_whole(demand, fleet, router, separation, views)
     best = _place_apart(demand, fleet, separation, views, whole) or whole
-    return replace(best, candidates=_listed(demand.submit, fleet, views, best))
+    return Blocked.BUSY if best is None else replace(best, candidates=_listed(demand.submit, fleet, views, best))
 
 
 def _place_apart(
-    demand: Demand, fleet: Fleet, separation: SeparationPolicy, views: _Views, whole: Placed
+    demand: Demand, fleet: Fleet, separation: SeparationPolicy, views: _Views, whole: Placed | None
 ) -> Placed | None:
     """Choose two engines, if the policy wants that and there are two that can hand over; several choices of one
     request share their prompt's pages and stay together."""
-    if separation.name == "off" or num_seqs(demand.submit) > 1 or not fleet.columns.handoff[views.slots].any():
+    if not _hands_over(demand.submit, fleet, separation, views.slots):
         return None
     engines = Engines(
         views.slots, can_prefill=views.room, can_decode=views.has_slot, load=views.load, cached=views.cached
@@ -96,7 +96,7 @@ def _place_apart(
     pair = best_pair(demand, engines, fleet.columns, views.expected, fleet.transfers, predicts=separation.predicts)
     if pair is None:
         return None
-    known = _prospects(demand, views, whole)
+    known = None if whole is None else _prospects(demand, views, whole)
     asked = Alternatives(known, pair.prospects, demand.answer, fleet.transfers.num_seen)
     verdict = separation.separate(demand.submit, asked)
     if not verdict.is_apart:
@@ -117,9 +117,15 @@ def _prospects(demand: Demand, views: _Views, whole: Placed) -> Prospects:
     )
 
 
-def _place_whole(demand: Demand, fleet: Fleet, router: Router, views: _Views) -> Placed:
-    submit = demand.submit
-    chosen = np.flatnonzero(_narrow(views.room, fleet.columns.role[views.slots] != Role.PREFILL))
+def _place_whole(
+    demand: Demand, fleet: Fleet, router: Router, separation: SeparationPolicy, views: _Views
+) -> Placed | None:
+    submit, answers = demand.submit, fleet.columns.role[views.slots] != Role.PREFILL
+    if not (views.room & answers).any() and _hands_over(
+        submit, fleet, separation, views.slots[views.has_slot & answers]
+    ):
+        return None
+    chosen = np.flatnonzero(_narrow(views.room, answers))
     slots = views.slots[chosen]
     offered = Candidates(
         _Ids(fleet, slots),
@@ -137,6 +143,11 @@ def _place_whole(demand: Demand, fleet: Fleet, router: Router, views: _Views) ->
     engine = fleet.at(int(views.slots[picked]))
     reason = f"{router.name}: {choice.reason}{_caveat(submit, engine)}"
     return Placed(engine, reason, _expected(views, picked, engine, demand.now))
+
+
+def _hands_over(submit: Submit, fleet: Fleet, separation: SeparationPolicy, slots: Slots) -> bool:
+    """Whether the policy may give a request to two engines, and one of these can hand over."""
+    return separation.name != "off" and num_seqs(submit) == 1 and bool(fleet.columns.handoff[slots].any())
 
 
 def _expected(views: _Views, index: int, engine: Engine, now: float) -> Expected:
