@@ -27,11 +27,11 @@ def times(scale: float = 1.0) -> tuple[tuple[float, int, int, int, int, int], ..
     )
 
 
-def pair_of(policy: str = "threshold", **driver: Any) -> Driver:
+def pair_of(policy: str = "threshold", **fields: Any) -> Driver:
     """One engine that prefills and one that decodes."""
-    made = Driver.leading(separation=SEPARATION_POLICIES.make(policy), admission_slack=None, **driver)
+    made = Driver.leading(separation=SEPARATION_POLICIES.make(policy), admission_slack=None)
     for engine_id, role in (("p", "prefill"), ("d", "decode")):
-        made.engine(engine_id, role=role, handoff="x", kv_bytes_per_token=1000, benchmark=times(), kind="k")
+        made.engine(engine_id, role=role, handoff="x", kv_bytes_per_token=1000, benchmark=times(), kind="k", **fields)
     return made
 
 
@@ -194,6 +194,28 @@ def test_prefill_waits_do_not_pile_up_on_one_engine() -> None:
     there = driver.core.fleet.get("p")
     assert there is not None
     assert 1500 <= there.backlog()[0] <= 3 * 1500, "0.3 s each"
+
+
+CROWD = [("d", None), ("d", None), ("d", "p"), ("d", "p")]
+"""Where eight prompts of 0.14 s go: an engine is given a fifth of a second of them ahead of time."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "placed"),
+    [("threshold", CROWD), ("adaptive", CROWD), ("off", [("d", None), ("d", None), ("p", None), ("p", None)])],
+)
+def test_an_engine_for_prompts_gets_no_answers_while_another_has_a_slot(
+    policy: str, placed: list[tuple[str, str | None]]
+) -> None:
+    """Short prompts that would be served whole go apart where their engine has enough to prefill, and wait where both
+    have. An answer beside the prompts would slow all of them down. Where separation is off, they share the work."""
+    driver = pair_of(policy, max_batch_tokens=512, num_pages=4096)
+    for number in range(8):
+        driver.submit(f"r{number}", prompt_tokens=700, max_tokens=500)
+    decisions = [published.record.decisions[0] for published in driver.records]
+    assert [(decision.chosen, decision.prefill) for decision in decisions] == placed
+    told = "no engine that answers has room for the prompt"
+    assert [told in decision.reason for decision in decisions] == [bool(prefill) for _, prefill in placed]
 
 
 def test_what_a_hand_off_took_is_learnt_and_told() -> None:

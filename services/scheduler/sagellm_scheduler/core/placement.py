@@ -17,10 +17,11 @@ from sagellm_scheduler.core.pairs import Engines, Pair, best_pair
 from sagellm_scheduler.core.requests import Expected
 from sagellm_scheduler.perf_model.model import Forecast
 from sagellm_scheduler.routing.router import Candidates, Choice, Router
-from sagellm_scheduler.separation.policy import Alternatives, Prospects, SeparationPolicy
+from sagellm_scheduler.separation.policy import Alternatives, Prospects, SeparationPolicy, Verdict
 
 Mask = NDArray[np.bool_]
 MAX_LISTED = 6
+FULL = Verdict(True, "no engine that answers has room for the prompt")
 
 
 class Blocked(Enum):
@@ -86,8 +87,8 @@ def place(
 def _place_apart(
     demand: Demand, fleet: Fleet, separation: SeparationPolicy, views: _Views, whole: Placed | None
 ) -> Placed | None:
-    """Choose two engines, if the policy wants that and there are two that can hand over; several choices of one
-    request share their prompt's pages and stay together."""
+    """Choose two engines, if the policy wants that, or where `whole` says that no other way is open, and there are two
+    that can hand over; several choices of one request share their prompt's pages and stay together."""
     if not _hands_over(demand.submit, fleet, separation, views.slots):
         return None
     engines = Engines(
@@ -96,9 +97,10 @@ def _place_apart(
     pair = best_pair(demand, engines, fleet.columns, views.expected, fleet.transfers, predicts=separation.predicts)
     if pair is None:
         return None
-    known = None if whole is None else _prospects(demand, views, whole)
-    asked = Alternatives(known, pair.prospects, demand.answer, fleet.transfers.num_seen)
-    verdict = separation.separate(demand.submit, asked)
+    verdict = FULL
+    if whole is not None:
+        asked = Alternatives(_prospects(demand, views, whole), pair.prospects, demand.answer, fleet.transfers.num_seen)
+        verdict = separation.separate(demand.submit, asked)
     if not verdict.is_apart:
         return None
     giver, taker = fleet.at(int(views.slots[pair.prefill])), fleet.at(int(views.slots[pair.decode]))

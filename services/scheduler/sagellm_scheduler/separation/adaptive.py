@@ -25,8 +25,6 @@ class Adaptive:
 
     def separate(self, submit: Submit, alternatives: Alternatives) -> Verdict:
         whole, apart = alternatives.whole, alternatives.apart
-        if whole is None:
-            return Verdict(True, f"apart {_told(apart)}, no engine that answers has room for the prompt")
         harm, harm_apart = self._harm(whole), self._harm(apart)
         is_better = harm_apart < (1.0 - MARGIN) * harm
         if is_better and alternatives.num_seen < self.enough_seen:

@@ -25,11 +25,11 @@ class Prospects:
 class Alternatives:
     """The best that can be had: on one engine, and with prefill and decode `apart`.
 
-    `whole` is None where no engine that answers has room for the prompt: apart, or it waits. `answer` is the number of
-    tokens that the answer is expected to have, `num_seen` how many hand-offs the predictions have been learnt from.
+    `answer` is the number of tokens that the answer is expected to have, `num_seen` how many hand-offs the predictions
+    have been learnt from.
     """
 
-    whole: Prospects | None
+    whole: Prospects
     apart: Prospects
     answer: float
     num_seen: int

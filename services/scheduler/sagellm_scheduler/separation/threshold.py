@@ -22,4 +22,4 @@ class Threshold:
             return Verdict(True, f"{tokens} prompt tokens, {self.prompt_tokens} or more")
         if tokens >= self.ratio * answer:
             return Verdict(True, f"{tokens} prompt tokens for an answer of about {answer:.0f}")
-        return Verdict(alternatives.whole is None, f"{tokens} prompt tokens, under {self.prompt_tokens}")
+        return Verdict(False, f"{tokens} prompt tokens, under {self.prompt_tokens}")
