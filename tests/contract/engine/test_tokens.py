@@ -146,6 +146,24 @@ async def test_a_heartbeat_says_how_far_each_request_is(shared_engine: StartEngi
     await eventually(lambda: key not in peer.progress())
 
 
+async def test_a_report_counts_every_assignment_that_it_acknowledges(shared_engine: StartEngine) -> None:
+    """A step of half a second is under way when a second request comes: heartbeats meanwhile know of neither, and say
+    so; otherwise a scheduler would count them nowhere, and send the next one there, too."""
+    _, peer = await shared_engine(mock_prefill_ms_per_token=0.1)
+    requests = [peer.make(max_tokens=400, prompt_token_ids=[7] * length) for length in (5000, 3)]
+    for request in requests:
+        await peer.dispatch(request)
+    last = requests[-1].assignment_number
+    await peer.reported(lambda report: report.last_assignment >= last and report.gauges.running == 2)
+    for report in peer.reports:
+        num_known = report.last_assignment - requests[0].assignment_number + 1
+        assert report.gauges.running + report.gauges.waiting >= num_known
+    assert any(report.last_assignment < last for report in peer.reports)
+    for request in requests:
+        await peer.cancel(request.request_id)
+    await peer.idle()
+
+
 async def test_reports_describe_every_step(shared_engine: StartEngine) -> None:
     """The step samples of all reports add up to the prompt and the tokens that were computed."""
     _, peer = await shared_engine()

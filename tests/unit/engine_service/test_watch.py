@@ -59,28 +59,28 @@ def test_what_is_remembered_is_forgotten_by_age_and_by_number() -> None:
 
 def test_reports_are_due_by_heartbeat_and_while_stepping() -> None:
     """Idle: every heartbeat_s. Stepping: at most every 0.1 s."""
-    reporter, assignments = _reporter(), Assignments()
+    reporter = _reporter()
     assert reporter.heartbeat_due(0.0)
-    reporter.heartbeat(0.0, "ready", assignments, ())
+    reporter.heartbeat(0.0, "ready", ())
     assert not reporter.due(0.49)
     assert reporter.due(0.5)
     reporter.add_step(StepReport(duration_s=0.01, rows=1), 0.05)
     assert not reporter.due(0.09)
     assert reporter.due(0.1)
     assert not reporter.heartbeat_due(0.1)
-    assert len(reporter.report(0.1, "ready", assignments).steps) == 1
+    assert len(reporter.report(0.1, "ready").steps) == 1
     assert not reporter.due(0.4)
 
 
 def test_a_report_shows_gauges_and_the_share_of_time_in_steps() -> None:
     """`busy` is the time spent in steps during the last second."""
-    reporter, assignments = _reporter(), Assignments()
+    reporter = _reporter()
     for number in range(8):
         reporter.add_step(StepReport(duration_s=0.05, rows=1), number * 0.1)
-    assert abs(reporter.report(0.8, "ready", assignments).gauges.busy - 0.4) < 1e-9
-    assert abs(reporter.report(1.45, "ready", assignments).gauges.busy - 0.15) < 1e-9
+    assert abs(reporter.report(0.8, "ready").gauges.busy - 0.4) < 1e-9
+    assert abs(reporter.report(1.45, "ready").gauges.busy - 0.15) < 1e-9
     reporter.gauges = replace(GAUGES, running=9)
-    final = reporter.report(9.0, "draining", assignments)
+    final = reporter.report(9.0, "draining")
     assert (final.gauges.busy, final.gauges.running, final.state, final.number) == (0.0, 9, "draining", 3)
 
 
@@ -89,14 +89,14 @@ def test_samples_are_limited_while_nobody_can_be_told() -> None:
     reporter = _reporter()
     for number in range(MAX_SAMPLES + 5):
         reporter.add_step(StepReport(rows=number), number * 0.001)
-    steps = reporter.report(2.0, "ready", Assignments()).steps
+    steps = reporter.report(2.0, "ready").steps
     assert (len(steps), steps[0].rows) == (MAX_SAMPLES, 5)
 
 
 def test_much_progress_comes_in_several_reports() -> None:
     """The progress of very many requests is divided, none is left out or told twice."""
     progress = [(f"gw{n % 2}", Progress(f"r{n}", 0, 0, n, False)) for n in range(MAX_PROGRESS * 2 + 1)]
-    reports = _reporter().heartbeat(0.0, "ready", Assignments(), progress)
+    reports = _reporter().heartbeat(0.0, "ready", progress)
     assert [report.number for report in reports] == [1, 2, 3]
     told = [entry.next_index for report in reports for found in report.progress.values() for entry in found]
     assert sorted(told) == list(range(MAX_PROGRESS * 2 + 1))

@@ -69,8 +69,15 @@ class Handlers:
 
     async def dispatch(self, dispatch: Dispatch, received: Received) -> DispatchReply:
         """Take a request, or say why not."""
-        now, state = time.monotonic(), self._state
-        state.assignments.seen(dispatch.leader_epoch, dispatch.assignment_number)
+        assignments = self._state.assignments
+        assignments.seen(dispatch.leader_epoch, dispatch.assignment_number)
+        try:
+            return self._take(dispatch, time.monotonic())
+        finally:
+            self._steps.assigned(assignments.mark)
+
+    def _take(self, dispatch: Dispatch, now: float) -> DispatchReply:
+        state = self._state
         state.gateways.seen(dispatch.gateway_id, now)
         if dispatch.incarnation != state.identity.incarnation:
             raise Unavailable("the engine has been restarted since this request was assigned to it")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from sagellm_common.contracts.reports import EngineReport, Gauges, Progress, StepSample
 from sagellm_engine.core.types import EngineGauges, StepReport
-from sagellm_engine.service.assignments import Assignments
+from sagellm_engine.service.assignments import NOTHING
 
 MIN_INTERVAL_S = 0.1
 BUSY_WINDOW_S = 1.0
@@ -16,13 +16,14 @@ MAX_PROGRESS = 8192
 class Reporter:
     """Collects step samples and gauges. Reports are due every `heartbeat_s`, every 0.1 s while steps are made.
 
+    `gauges` know of the assignments up to `mark`, and so much is acknowledged: a scheduler counts the rest itself.
     `num_expected` tells how many requests wait for what another engine prefills: they wait here like others.
     `kv_number` tells the number of the last event of the prefix cache.
     """
 
     def __init__(self, engine_id: str, incarnation: str, heartbeat_s: float, gauges: EngineGauges) -> None:
         self._engine_id, self._incarnation, self._heartbeat_s = engine_id, incarnation, heartbeat_s
-        self.gauges = gauges
+        self.gauges, self.mark = gauges, NOTHING
         self.num_expected: Callable[[], int] = lambda: 0
         self.kv_number: Callable[[], int] = lambda: 0
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
@@ -57,7 +58,7 @@ class Reporter:
         """Return whether something should be reported."""
         return self.heartbeat_due(now) or (bool(self._samples) and now - self._last_report >= MIN_INTERVAL_S)
 
-    def report(self, now: float, state: str, assignments: Assignments) -> EngineReport:
+    def report(self, now: float, state: str) -> EngineReport:
         """Return what is new since the last report; to be published."""
         self._last_report = now
         self._number += 1
@@ -68,22 +69,20 @@ class Reporter:
             self._incarnation,
             self._number,
             self._gauges(now),
-            list(assignments.leader_epoch),
-            assignments.last_number,
+            list(self.mark[0]),
+            self.mark[1],
             state,
             steps,
             kv_number=self.kv_number(),
         )
 
-    def heartbeat(
-        self, now: float, state: str, assignments: Assignments, progress: Iterable[tuple[str, Progress]]
-    ) -> list[EngineReport]:
+    def heartbeat(self, now: float, state: str, progress: Iterable[tuple[str, Progress]]) -> list[EngineReport]:
         """Return a report with the progress of every request, in several reports if it is much."""
         self._last_heartbeat = now
-        reports = [self.report(now, state, assignments)]
+        reports = [self.report(now, state)]
         for count, (gateway_id, entry) in enumerate(progress):
             if count and count % MAX_PROGRESS == 0:
-                reports.append(self.report(now, state, assignments))
+                reports.append(self.report(now, state))
             reports[-1].progress.setdefault(gateway_id, []).append(entry)
         return reports
 

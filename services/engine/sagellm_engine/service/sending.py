@@ -58,7 +58,7 @@ class Sending:
         if output.report.rows:
             reporter.add_step(output.report, now)
         if done.gauges is not None:
-            reporter.gauges = done.gauges
+            reporter.gauges, reporter.mark = done.gauges, done.mark
         if done.cache is not None:
             await self._tell_cache(done.cache)
         self._metrics.step(output)
@@ -94,18 +94,16 @@ class Sending:
             return
         self._metrics.gauges(reporter.gauges)
         if not reporter.heartbeat_due(now):
-            await self._publish(reporter.report(now, state.phase, state.assignments))
+            await self._publish(reporter.report(now, state.phase))
             return
-        for report in reporter.heartbeat(now, state.phase, state.assignments, state.ledger.progress()):
+        for report in reporter.heartbeat(now, state.phase, state.ledger.progress()):
             await self._publish(report)
 
     async def say_stopped(self) -> None:
         """Tell everybody that this engine is gone, instead of letting them find out."""
         self._state.phase = "stopped"
         if self._bus.is_connected:
-            await self._publish(
-                self._state.reporter.report(time.monotonic(), self._state.phase, self._state.assignments)
-            )
+            await self._publish(self._state.reporter.report(time.monotonic(), self._state.phase))
 
     def forget_gateway(self, gateway_id: str) -> None:
         """Keep nothing of a gateway that is gone."""

@@ -27,6 +27,7 @@ from sagellm_engine.core.types import (
     TokenOutput,
 )
 from sagellm_engine.kv.pool import Reserved
+from sagellm_engine.service.assignments import NOTHING, Mark
 from sagellm_engine.service.requests import first_indexes
 from sagellm_engine.transfer.layout import KvLayout
 
@@ -55,10 +56,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """What a step made, and the gauges and changes of the prefix cache if they have been read after it."""
+    """What a step made, and the gauges and changes of the prefix cache if they have been read after it.
+
+    `mark`: what was assigned up to there is in the gauges.
+    """
 
     output: StepOutput
     gauges: EngineGauges | None
+    mark: Mark
     cache: CacheChanges | None = None
 
 
@@ -85,6 +90,7 @@ class StepThread:
         self._stopping = False
         self._outputs: list[TokenOutput] = []
         self._pages_changed = False
+        self._mark = NOTHING
         self._gauges_at = 0.0
         self._loaded: asyncio.Future[Loaded] = self._loop.create_future()
         self.failed: asyncio.Future[Exception] = self._loop.create_future()
@@ -104,6 +110,14 @@ class StepThread:
         """End a request before the next step."""
         self._commands.put(lambda core, now: _cancel(core, key, now))
 
+    def assigned(self, mark: Mark) -> None:
+        """Note that everything assigned up to there has been handed over, or has been refused."""
+
+        def note(core: EngineCore, now: float) -> None:
+            self._mark = mark
+
+        self._change_pages(note)
+
     def conclude(self, request: EngineRequest, finish: FinishReason, error: SageError | None = None) -> None:
         """End a request that the core never got."""
         self._commands.put(lambda core, now: self._refuse(request, finish, error))
@@ -122,7 +136,7 @@ class StepThread:
         self._change_pages(lambda core, now: core.free_reserved(pages))
 
     def _change_pages(self, command: Command) -> None:
-        """Have something done that no step follows, so that the gauges must be read after it."""
+        """Have something done that no step may follow, so that the gauges must be read after it."""
 
         def change(core: EngineCore, now: float) -> None:
             command(core, now)
@@ -227,7 +241,7 @@ class StepThread:
         if now - self._gauges_at >= GAUGES_INTERVAL_S or not core.has_work():
             self._gauges_at, gauges, cache = now, core.gauges(), core.take_cache_changes()
         self._slots.acquire()
-        self._post(self._on_step, StepDone(output, gauges, cache))
+        self._post(self._on_step, StepDone(output, gauges, self._mark, cache))
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody listens any more
