@@ -199,14 +199,16 @@ def test_deadline() -> None:
 
 
 def test_too_many_waiting() -> None:
-    """Beyond max_waiting a request is refused as exhausted, not lost."""
-    core = mock_core(max_waiting=2)
+    """Beyond max_waiting a request is refused as exhausted, not lost; for whom a place is free does not wait."""
+    core = mock_core(max_num_seqs=2, max_waiting=2)
+    for _ in range(4):
+        core.submit(request([1]), 0.0)
     for _ in range(2):
-        core.submit(request([1]), 0.0)
-    with pytest.raises(ResourceExhausted):
-        core.submit(request([1]), 0.0)
+        with pytest.raises(ResourceExhausted):
+            core.submit(request([1]), 0.0)
+        core.step(0.0)
     results, _ = drain(core)
-    assert len(results) == 2
+    assert len(results) == 4
 
 
 def test_group_comes_back() -> None:

@@ -80,11 +80,11 @@ class EngineCore:
 
         A newer epoch replaces an open older one without a word. Raises InvalidArgument for what cannot be computed,
         Cancelled when the cancel came first, DeadlineExceeded when it is too late, ResourceExhausted when too many
-        requests wait.
+        requests wait beside those for which places are free.
         """
         if not self._is_news(request, now):
             return False
-        if len(self._waiting) >= self.config.max_waiting:
+        if len(self._waiting) >= self.config.max_waiting + self._num_free_places():
             raise ResourceExhausted(f"{len(self._waiting)} sequences wait already")
         sequences = self._open(request, now)
         if sequences:
@@ -104,7 +104,7 @@ class EngineCore:
 
         What is known of them is taken from the prefix cache, a multiple of `unit` tokens.
         """
-        if len(self._running) + self._pool.num_reservations >= self.config.max_num_seqs:
+        if not self._num_free_places():
             return None
         return self._pool.reserve(tokens, len(self._running), unit)
 
@@ -224,6 +224,9 @@ class EngineCore:
         if older is not None:
             self._drop(older, now, Known.ENDED)
         return True
+
+    def _num_free_places(self) -> int:
+        return max(0, self.config.max_num_seqs - self._pool.num_reservations - len(self._running))
 
     def _open(self, request: EngineRequest, now: float) -> list[SequenceState]:
         """Add a request and return its sequences that have not ended with what was delivered of them before."""
