@@ -51,12 +51,15 @@ class Loads:
 
     def at(self, slots: NDArray[np.intp]) -> Self:
         """The loads of some engines."""
-        return type(self)(*(getattr(self, field.name)[slots] for field in fields(self)))
+        return type(self)(*(getattr(self, name)[slots] for name in LOADS))
 
     def doubled(self) -> Self:
         """The same with room for twice as many."""
-        columns = (getattr(self, field.name) for field in fields(self))
+        columns = (getattr(self, name) for name in LOADS)
         return type(self)(*(np.concatenate([column, np.zeros_like(column)]) for column in columns))
+
+
+LOADS = tuple(field.name for field in fields(Loads))
 
 
 @dataclass(frozen=True, slots=True)
