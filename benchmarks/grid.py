@@ -48,6 +48,7 @@ POLICIES = {
     OURS: Policy("predictive", "slo_aware", "adaptive"),
 }
 WEAK = ("random", "round robin", "PD by threshold")
+UNPACED = tuple(name for name, policy in POLICIES.items() if not policy.is_paced)
 
 
 @dataclass(frozen=True, slots=True)
