@@ -88,7 +88,8 @@ def section(result: dict[str, Any]) -> list[str]:
         f"Ours over the best static choice: {found['least_of_best']:.2f} at least, {found['mean_of_best']:.2f} in the "
         f"mean; over the best of {', '.join(WEAK)}: {weak}; over the best without a pace: {unpaced}. Of the "
         f"gap between the best static choice and the bound it closes {found['gap_closed']:.0%} in the mean. At "
-        f"{OVERLOAD:g} times its capacity, refusing whom it expects to be late, it serves {found['overload']:.2f} of it in time at least.",
+        f"{OVERLOAD:g} times its capacity, refusing whom it expects to be late, it serves "
+        f"{found['overload']:.2f} of it in time at least.",
         "<details><summary>times at that load, and at 1.5 times it with admission</summary>\n",
         table(
             ["cell", "policy", "TTFT p50 / p99, ms", "ITL p50 / p99, ms", "use", "in time at 1.5 times, of capacity"],
