@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.goals import RESULTS
+from benchmarks.grid import OURS, Policy
 from benchmarks.machine import describe
 from benchmarks.overhead import BUILTIN, CACHE
 from benchmarks.replay import Live, play
@@ -30,19 +31,30 @@ from sagellm_simulation.world import Scenario, simulate
 TRACE = "AzureLLMInferenceTrace_conv.csv"
 REQUESTS = 6000
 SLOS = {"tight": Slo(ttft_ms=500.0, itl_ms=15.0), "loose": Slo(ttft_ms=2000.0, itl_ms=30.0)}
+BOTH, ROLES = "16*h200-8b", "6*h200-8b:prefill,10*h200-8b:decode"
+ORDINARY = "no separation, no pace"
 WAYS = {
-    "no separation": ("16*h200-8b", "load_balanced", "fifo", "off"),
-    "separated, fixed roles": ("8*h200-8b:prefill,8*h200-8b:decode", "load_balanced", "fifo", "threshold"),
-    "separated, best fixed roles": ("6*h200-8b:prefill,10*h200-8b:decode", "load_balanced", "fifo", "threshold"),
-    "sageLLM": ("16*h200-8b", "predictive", "slo_aware", "adaptive"),
+    ORDINARY: Policy("load_balanced", is_paced=False),
+    "fixed roles, no pace": Policy("load_balanced", pd="threshold", is_split=True, is_paced=False),
+    "no separation": Policy("load_balanced"),
+    "fixed roles": Policy("load_balanced", pd="threshold", is_split=True),
+    OURS: Policy("predictive", "slo_aware", "adaptive"),
 }
+"""Without a pace engines compute as much of a prompt as fits into a step, whatever is promised to the answers."""
+
 KEPT = RESULTS / "separation_fleet.json"
 
 
 def run_at(way: str, slo: Slo, trace: Trace, rate: float) -> Summary:
     """Simulate one load."""
-    engines, router, queue, pd = WAYS[way]
-    scenario = Scenario(engines=parse_engines(engines), router=router, queue=queue, pd=pd, slo=slo)
+    policy = WAYS[way]
+    scenario = Scenario(
+        engines=parse_engines(ROLES if policy.is_split else BOTH),
+        router=policy.router,
+        queue=policy.queue,
+        pd=policy.pd,
+        slo=slo if policy.is_paced else Slo(ttft_ms=slo.ttft_ms),
+    )
     return summarise(simulate(scenario, trace.at_rate(rate)), slo)
 
 
@@ -66,7 +78,7 @@ def fleet(folder: Path, processes: int) -> dict[str, Any]:
     tasks = [(folder, name, way) for name in SLOS for way in WAYS]
     with ProcessPoolExecutor(processes) as pool:
         capacities = list(pool.map(capacity, tasks))
-        base = {row["slo"]: row["per_s"] for row in capacities if row["way"] == "no separation"}
+        base = {row["slo"]: row["per_s"] for row in capacities if row["way"] == ORDINARY}
         equal = list(pool.map(at_equal_load, [(*task, base[task[1]]) for task in tasks]))
     return {"capacity": capacities, "equal_load": equal}
 
