@@ -95,8 +95,8 @@ class Batcher:
                 seq.length += times
                 made.append(seq)
         for seq in made:
-            if seq.length - 1 > pages.capacity(seq):
-                pages.grow(seq, pages_for(seq.length - 1) - pages.capacity(seq) // PAGE_SIZE)
+            if seq.length - 1 > seq.capacity:
+                pages.grow(seq, pages_for(seq.length - 1) - seq.capacity // PAGE_SIZE)
         return made
 
     def observe(self, step: Step, seconds: float) -> None:
@@ -112,15 +112,14 @@ class Batcher:
 
     def _pages_needed(self, times: int) -> int:
         """Pages that are missing for so many more tokens each."""
-        capacity = self.pages.capacity
         return sum(
-            pages_for(seq.length + times - 1) - held // PAGE_SIZE
+            pages_for(seq.length + times - 1) - seq.capacity // PAGE_SIZE
             for seq in self.running
-            if seq.length + times - 1 > (held := capacity(seq))
+            if seq.length + times - 1 > seq.capacity
         )
 
     def _make_room(self, step: Step) -> None:
-        for seq in [seq for seq in self.running if seq.length > self.pages.capacity(seq)]:
+        for seq in [seq for seq in self.running if seq.length > seq.capacity]:
             while seq in self.running and not self.pages.grow(seq):
                 victim = min(
                     (other for other in self.running if not other.hand_to),

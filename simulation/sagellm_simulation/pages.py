@@ -12,10 +12,10 @@ class Sequence:
     """One request on a simulated engine. Lengths in tokens.
 
     `length` is the prompt with everything generated so far, `computed` how much of it has keys and values; at `limit`
-    it ends. `first_index` is the index of the first token that this engine makes. `blocks` are the ids of the prompt's
-    blocks, each standing for all before it too; `known` of them are in the cache under its hold. `told` is the index up
-    to which tokens have been sent. `hand_to`: the engine that it is prefilled for; it ends with its prompt here.
-    `itl_s`: the time from token to token that it is promised.
+    it ends. `capacity` tokens fit into its pages. `first_index` is the index of the first token that this engine makes.
+    `blocks` are the ids of the prompt's blocks, each standing for all before it too; `known` of them are in the cache
+    under its hold. `told` is the index up to which tokens have been sent. `hand_to`: the engine that it is prefilled
+    for; it ends with its prompt here. `itl_s`: the time from token to token that it is promised.
     """
 
     request_id: str
@@ -32,6 +32,7 @@ class Sequence:
     computed: int = 0
     scheduled: int = 0
     own_pages: int = 0
+    capacity: int = 0
     known: int = 0
     held: list[int] = field(default_factory=list)
     cached_tokens: int = 0
@@ -92,6 +93,7 @@ class PageCount:
             self._hold(block)
         self._take(new)
         seq.held, seq.known, seq.own_pages = found, len(found), new
+        seq.capacity = new * PAGE_SIZE + len(found) * self.block
         seq.computed = seq.cached_tokens = len(found) * self.block
         return True
 
@@ -110,6 +112,7 @@ class PageCount:
             return False
         self._take(pages)
         seq.own_pages += pages
+        seq.capacity += pages * PAGE_SIZE
         return True
 
     def reserve(self, pages: int, headroom: int) -> bool:
@@ -128,12 +131,8 @@ class PageCount:
     def adopt(self, seq: Sequence, pages: int) -> None:
         """Give reserved pages, which hold all its tokens, to a sequence."""
         self.reserved -= pages
-        seq.own_pages, seq.computed = pages, seq.length
+        seq.own_pages, seq.capacity, seq.computed = pages, pages * PAGE_SIZE, seq.length
         self.index_computed(seq)
-
-    def capacity(self, seq: Sequence) -> int:
-        """Tokens that a sequence's pages hold."""
-        return seq.own_pages * PAGE_SIZE + len(seq.held) * self.block
 
     def index_computed(self, seq: Sequence) -> None:
         """Make the blocks that a sequence has filled known to later prompts."""
@@ -153,7 +152,7 @@ class PageCount:
             if not self._holders[block]:
                 self._idle[block] = None
         self.free += seq.own_pages
-        seq.own_pages, seq.held, seq.known, seq.computed = 0, [], 0, 0
+        seq.own_pages, seq.held, seq.capacity, seq.known, seq.computed = 0, [], 0, 0, 0
 
     def _hold(self, block: int) -> None:
         self._idle.pop(block, None)
