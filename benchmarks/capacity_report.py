@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_sections import table
-from benchmarks.grid import FLEETS, OURS, OVERLOAD, REQUESTS, SPLIT, UNPACED, WEAK
+from benchmarks.grid import FLEETS, OURS, OVERLOAD, REQUESTS, SPLIT, UNPACED, WEAK, grid
 from benchmarks.search import ATTAINMENT
 
 STATIC_NOTE = "PD by threshold, roles"
@@ -82,7 +82,7 @@ def section(result: dict[str, Any]) -> list[str]:
         "the mean request, or, where that is less, for the first tokens of the bursts as they come, if all engines "
         f"computed each prompt together and it were known beforehand which 5 % to give up. {_pace(policies)}"
         "The grid is written down in "
-        "`benchmarks/grid.py`; `python -m benchmarks.capacity --traces FOLDER` runs it.",
+        f"`benchmarks/grid.py`; `python -m benchmarks.capacity --traces FOLDER` runs it. {_lacking(cells)}",
         "![load borne by policy](images/capacity.svg)",
         table(["trace, fleet, SLOs", "bound", *policies], loads),
         f"Ours over the best static choice: {found['least_of_best']:.2f} at least, {found['mean_of_best']:.2f} in the "
@@ -97,6 +97,11 @@ def section(result: dict[str, Any]) -> list[str]:
         ),
         "\n</details>",
     ]
+
+
+def _lacking(cells: dict[str, Any]) -> str:
+    names = [cell.name for cell in grid() if cell.name not in cells]
+    return f"Not measured yet: {'; '.join(names)}." if names else ""
 
 
 def _pace(policies: list[str]) -> str:
