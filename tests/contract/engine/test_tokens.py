@@ -149,7 +149,7 @@ async def test_a_heartbeat_says_how_far_each_request_is(shared_engine: StartEngi
 async def test_a_report_counts_every_assignment_that_it_acknowledges(shared_engine: StartEngine) -> None:
     """A step of half a second is under way when a second request comes: heartbeats meanwhile know of neither, and say
     so; otherwise a scheduler would count them nowhere, and send the next one there, too."""
-    _, peer = await shared_engine(mock_prefill_ms_per_token=0.1)
+    _, peer = await shared_engine(mock_step_ms=5, mock_prefill_ms_per_token=0.1)
     requests = [peer.make(max_tokens=400, prompt_token_ids=[7] * length) for length in (5000, 3)]
     for request in requests:
         await peer.dispatch(request)
