@@ -43,7 +43,9 @@ async def test_a_stack_grows_under_load_and_shrinks_without(tmp_path: Path) -> N
         quiet.cancel()
         plan = await running.plan(lambda plan: plan.engines_now < 3)
         assert plan.expected_per_s < LOAD_PER_S
-        assert running.said(leaving)[:4] == ["starting", "ready", "stopping", "stopped"]  # it may be wanted again
+        said = running.said(leaving)
+        assert said[:4] == ["starting", "ready", "stopping", "stopped"]
+        assert said[4:] in ([], ["starting"], ["starting", "ready"]), "it may be wanted again, and is none the worse"
 
 
 async def _ask_for_ever(checker: Checker, per_s: float) -> None:
