@@ -15,8 +15,6 @@ from sagellm_scheduler.separation.policy import SEPARATION_POLICIES, Alternative
 from sagellm_scheduler.separation.threshold import Threshold
 from support.scheduling import EPOCH, Driver, submit
 
-Engine = dict[str, Any]
-
 
 def times(scale: float = 1.0) -> tuple[tuple[float, int, int, int, int, int], ...]:
     """A self-benchmark of an engine of 5 ms a step, 0.2 ms a prompt token, 0.4 ms a decoding sequence."""
