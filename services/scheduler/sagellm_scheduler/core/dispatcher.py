@@ -73,6 +73,8 @@ class Dispatcher:
 
     def dispatch(self, model: str, now: float) -> None:
         """Place requests of a model in the order of the queue, until the queue is empty or its head has no room."""
+        if self.queues.minds_time(model):
+            self.queues.keep_in_time(model, now + self.config.backlog_s, self.fleet.idle_engines(model, now))
         while (request := self.queues.head(model)) is not None:
             demand = self.demand(request.submit, now - request.arrival, now)
             placed = place(demand, self.fleet, self.router, self.separation, backlog_s=self.config.backlog_s)

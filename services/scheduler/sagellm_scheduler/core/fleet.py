@@ -14,7 +14,7 @@ from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.reservations import Reservation, Reservations
 from sagellm_scheduler.kv_index.index import KvIndex
-from sagellm_scheduler.perf_model.forecast import Loads, pass_time
+from sagellm_scheduler.perf_model.forecast import Loads, idle_engines, pass_time
 from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
 from sagellm_scheduler.perf_model.transfers import TransferTimes
 from sagellm_scheduler.routing.rendezvous import stable_hash
@@ -92,6 +92,12 @@ class Fleet:
             forecast = self.performance.forecast(loads, work, cached, now, is_even=is_even)
             self._outlook = key, Outlook(slots, loads, cached, forecast)
         return self._outlook[1]
+
+    def idle_engines(self, model: str, now: float) -> float:
+        """Return as how many idle engines the ready ones of a model prefill beside what decodes; at least a little."""
+        slots = self.slots(model)
+        pass_time(self.columns.loads, now)
+        return max(1e-3, idle_engines(self.columns.loads.at(slots[self.columns.ready[slots]])))
 
     def longest_context(self, model: str) -> int | None:
         """Tokens of the longest context that an engine of the model can hold, ready or not; None without engines."""

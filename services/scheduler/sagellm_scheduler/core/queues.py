@@ -1,10 +1,14 @@
 """The queues of all models, and the requests that are set aside until an engine is ready."""
 
+import math
 from collections.abc import Iterator
 
 from sagellm_scheduler.core.requests import Request, State
-from sagellm_scheduler.queueing.policy import QueuePolicy, Reviewed
+from sagellm_scheduler.queueing.policy import QueuePolicy, Reviewed, Timely
 from sagellm_scheduler.queueing.queue import RequestQueue
+from sagellm_scheduler.queueing.surplus import Job, surplus
+
+LOOK_AHEAD = 128
 
 
 class Queues:
@@ -53,6 +57,19 @@ class Queues:
         queue = self._queues.get(model)
         return queue is not None and queue.remove(request)
 
+    def minds_time(self, model: str) -> bool:
+        """Whether some requests for a model may have to give way for others to be in time."""
+        return self._timely is not None and len(self._queues.get(model, ())) > 1
+
+    def keep_in_time(self, model: str, begins: float, engines: float) -> None:
+        """Let those give way without which most of the others are in time, if so many idle engines work off the queue
+        from `begins` on; of a long queue only the first `LOOK_AHEAD` are looked at."""
+        if self._timely is not None:
+            queue = self._queues[model]
+            waiting = queue.first(LOOK_AHEAD)
+            for number in surplus([_job(request, self._timely) for request in waiting], begins, engines):
+                queue.give_way(waiting[number])
+
     def give_way(self, request: Request) -> None:
         """Let the head of a queue, which is late, go behind those that can still be in time."""
         self._queues[request.submit.model].give_way(request)
@@ -97,9 +114,15 @@ class Queues:
     def _use(self, policy: QueuePolicy) -> None:
         self.policy = policy
         self._reviewed = policy if isinstance(policy, Reviewed) else None
+        self._timely = policy if isinstance(policy, Timely) else None
 
     def _of(self, model: str) -> RequestQueue:
         queue = self._queues.get(model)
         if queue is None:
             queue = self._queues[model] = RequestQueue(self.policy)
         return queue
+
+
+def _job(request: Request, policy: Timely) -> Job:
+    seconds = request.prospect.alone_s if request.prospect is not None else 0.0
+    return Job(seconds, math.inf if request.is_late else policy.latest(request), is_fixed=request.is_late)

@@ -159,11 +159,19 @@ def prompt_times(loads: Loads, new: Vector, context: float, now: float) -> Promp
 
 def prefill_rate(loads: Loads) -> Vector:
     """Prefill tokens a second of full steps, beside the sequences that decode."""
-    base, prefill, decode, per_context, _, per_over = loads.coefficients.T
-    room = _room(loads, loads.decoding)
-    beside = base + decode * loads.decoding + per_context * loads.context
+    _, _, decode, per_context, _, _ = loads.coefficients.T
+    return _rate(loads, _room(loads, loads.decoding), decode * loads.decoding + per_context * loads.context)
+
+
+def idle_engines(loads: Loads) -> float:
+    """Return as how many idle engines, of the quickest of their kinds, all prefill together beside what decodes."""
+    return float(prefill_rate(loads).sum() / max(1e-9, _rate(loads, loads.budget, 0.0).max(initial=0.0)))
+
+
+def _rate(loads: Loads, room: Vector, decoding_s: Vector | float) -> Vector:
+    base, prefill, _, _, _, per_over = loads.coefficients.T
     over = np.maximum(0.0, room + loads.decoding - loads.knee)
-    return np.asarray(room / np.maximum(1e-9, beside + prefill * room + per_over * over))
+    return np.asarray(room / np.maximum(1e-9, base + decoding_s + prefill * room + per_over * over))
 
 
 @dataclass(frozen=True, slots=True)

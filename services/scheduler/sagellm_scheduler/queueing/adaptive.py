@@ -1,9 +1,11 @@
 """Another order with another load."""
 
+import math
+
 from sagellm_scheduler.core.requests import Request
 from sagellm_scheduler.queueing.fair import Fair
 from sagellm_scheduler.queueing.fifo import Fifo
-from sagellm_scheduler.queueing.policy import QueuePolicy, Served
+from sagellm_scheduler.queueing.policy import QueuePolicy, Served, Timely
 from sagellm_scheduler.queueing.slo_aware import SloAware
 
 BUSY_S, OVERLOADED_S = 0.5, 10.0
@@ -27,6 +29,9 @@ class Adaptive:
 
     def key(self, request: Request) -> tuple[float, ...]:
         return self._current.key(request)
+
+    def latest(self, request: Request) -> float:
+        return self._current.latest(request) if isinstance(self._current, Timely) else math.inf
 
     def served(self, request: Request, key: tuple[float, ...]) -> None:
         if isinstance(self._current, Served):

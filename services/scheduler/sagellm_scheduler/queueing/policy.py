@@ -13,7 +13,7 @@ class QueuePolicy(Protocol):
 
     `key` must not block and must not change the request. It is asked once when a request is queued, and again for all
     when the policy is changed; the queue keeps the answer, so that every operation stays O(log n). A policy may also
-    be `Served` or `Reviewed`, and say in an attribute `reason` why it orders as it does now.
+    be `Served`, `Timely` or `Reviewed`, and say in an attribute `reason` why it orders as it does now.
     """
 
     name: str
@@ -29,6 +29,15 @@ class Served(Protocol):
 
     def served(self, request: Request, key: Key) -> None:
         """Note that a request with this key has left the queue for an engine."""
+        ...
+
+
+@runtime_checkable
+class Timely(Protocol):
+    """A policy that orders by when requests must be placed: those without which most others are in time give way."""
+
+    def latest(self, request: Request) -> float:
+        """Return when a request must be placed at the latest, on the scheduler's clock; infinite if that is open."""
         ...
 
 

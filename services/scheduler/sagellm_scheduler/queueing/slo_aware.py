@@ -1,5 +1,7 @@
 """The request that must start soonest goes first."""
 
+import math
+
 from sagellm_scheduler.core.requests import Request
 
 UNSTATED_S = 10.0
@@ -10,9 +12,10 @@ class SloAware:
     """Least slack first: how long a request can still wait if its first token, or its last, is to come in time.
 
     Both the time that a request may take and the time that it needs are known when it is queued, so that the order of
-    two requests never changes, but for one that turns out to be late when its turn comes: it has nothing to lose and
-    goes behind those that have. A request that is late or states nothing may wait ten seconds. Nobody's slack counts
-    for more than `guard_s`: whoever came that much earlier goes first, whatever is asked of the others.
+    two requests never changes, but for one that is to be late: because it turns out so when its turn comes, or because
+    most of the others are in time without it. It may wait for `guard_s`, one that states nothing for `unstated_s`.
+    Nobody's slack counts for more than `guard_s`: whoever came that much earlier goes first, whatever is asked of the
+    others.
     """
 
     name = "slo_aware"
@@ -23,11 +26,18 @@ class SloAware:
     def key(self, request: Request) -> tuple[float, ...]:
         return (request.arrival + slack_s(request, self.unstated_s, self.guard_s),)
 
+    def latest(self, request: Request) -> float:
+        return request.arrival + stated_slack_s(request)
+
 
 def slack_s(request: Request, unstated_s: float, guard_s: float) -> float:
     """Return how long after its arrival a request may be placed, from 0 to `guard_s`."""
-    if request.is_late:
-        return min(guard_s, unstated_s)
+    slack = guard_s if request.is_late else stated_slack_s(request)
+    return min(guard_s, unstated_s if slack == math.inf else slack)
+
+
+def stated_slack_s(request: Request) -> float:
+    """Return how long after its arrival a request may be placed so that its SLOs can be met; infinite without any."""
     slo, prospect = request.slo, request.prospect
     first_s, all_s = (prospect.alone_s, prospect.total_s) if prospect is not None else (0.0, 0.0)
     limits = []
@@ -35,4 +45,4 @@ def slack_s(request: Request, unstated_s: float, guard_s: float) -> float:
         limits.append(slo.ttft_ms / 1e3 - first_s)
     if slo.deadline_ms is not None:
         limits.append(slo.deadline_ms / 1e3 - all_s)
-    return min(guard_s, max(0.0, min(limits, default=unstated_s)))
+    return max(0.0, min(limits, default=math.inf))
