@@ -1,5 +1,7 @@
 """How much any scheduler could get out of engines: their time models without queueing, and with a perfect cache."""
 
+import heapq
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,10 +11,10 @@ from sagellm_simulation.specs import PAGE_SIZE, EngineSpec
 from sagellm_simulation.trace import Trace
 
 
-def mix_of(trace: Trace) -> Mix:
-    """Return the mean request of a trace, if all prefixes that have come before were kept for ever."""
+def mix_of(trace: Trace, held: float = math.inf) -> Mix:
+    """Return the mean request of a trace with a perfect cache of `held` tokens."""
     new = products = output = contexts = 0.0
-    for request, left in zip(trace.requests, new_tokens(trace), strict=True):
+    for request, left in zip(trace.requests, new_tokens(trace, held), strict=True):
         new += left
         products += left * (request.prompt_tokens - left / 2)
         output += request.output_tokens
@@ -21,23 +23,42 @@ def mix_of(trace: Trace) -> Mix:
     return Mix(new / count, output / count, contexts / max(1.0, output), products / count)
 
 
-def new_tokens(trace: Trace) -> list[int]:
-    """Return how many tokens of each prompt are to be computed, if all prefixes that came before were kept for ever."""
-    known: set[int] = set()
+def new_tokens(trace: Trace, held: float = math.inf) -> list[int]:
+    """Return how many tokens of each prompt are to be computed at least, if a cache keeps `held` tokens of those that
+    came before: always what is needed again soonest (Belady, "A study of replacement algorithms", 1966)."""
+    places = _places(trace)
+    most = held / trace.block
+    cache: dict[int, int] = {}
+    farthest: list[tuple[int, int]] = []
     new = []
     for request in trace.requests:
-        new.append(max(1, request.prompt_tokens - _cached(request.blocks, known) * trace.block))
-        known.update(request.blocks)
+        found = sum(block in cache for block in request.blocks)
+        new.append(max(1, request.prompt_tokens - found * trace.block))
+        for block in request.blocks:
+            places[block].pop()
+            cache.pop(block, None)
+            if places[block]:
+                cache[block] = places[block][-1]
+                heapq.heappush(farthest, (-cache[block], block))
+        while len(cache) > most:
+            place, block = heapq.heappop(farthest)
+            if cache.get(block) == -place:
+                del cache[block]
     return new
 
 
-def _cached(blocks: Sequence[int], known: set[int]) -> int:
-    number = 0
-    for block in blocks:
-        if block not in known:
-            break
-        number += 1
-    return number
+def _places(trace: Trace) -> dict[int, list[int]]:
+    """Numbers of the requests that need each block, the last first."""
+    places: dict[int, list[int]] = {}
+    for number in reversed(range(len(trace.requests))):
+        for block in trace.requests[number].blocks:
+            places.setdefault(block, []).append(number)
+    return places
+
+
+def held_tokens(engines: Iterable[EngineSpec]) -> int:
+    """Tokens of context that engines hold together."""
+    return sum(spec.num_pages * PAGE_SIZE for spec in engines)
 
 
 def limits_of(spec: EngineSpec) -> Limits:
@@ -48,6 +69,6 @@ def limits_of(spec: EngineSpec) -> Limits:
     )
 
 
-def bound(engines: Iterable[EngineSpec], trace: Trace, itl_s: float) -> float:
+def bound(engines: Sequence[EngineSpec], trace: Trace, itl_s: float) -> float:
     """Return the requests a second that no scheduler of these engines could exceed, each answered within the SLO."""
-    return requests_per_s([limits_of(spec) for spec in engines], mix_of(trace), itl_s)
+    return requests_per_s([limits_of(spec) for spec in engines], mix_of(trace, held_tokens(engines)), itl_s)

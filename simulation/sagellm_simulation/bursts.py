@@ -1,27 +1,27 @@
 """How much any scheduler could get out of engines when requests come in bursts: the prompts of a trace, each to have
 its first token in time, on all engines at once and with the future known."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from sagellm_scheduler.perf_model.capacity import Limits, Mix, first_token_s, prefills_per_s
-from sagellm_simulation.bound import limits_of, new_tokens
+from sagellm_simulation.bound import held_tokens, limits_of, new_tokens
 from sagellm_simulation.specs import EngineSpec
 from sagellm_simulation.trace import Trace
 
 PRECISION = 1.002
 
 
-def burst_bound(engines: Iterable[EngineSpec], trace: Trace, ttft_s: float, attainment: float) -> float:
+def burst_bound(engines: Sequence[EngineSpec], trace: Trace, ttft_s: float, attainment: float) -> float:
     """Return the requests a second, of a trace that is squeezed, above which fewer than `attainment` of the prompts
     could be prefilled in time.
 
-    Every prompt is computed by all engines together as fast as they can, prefixes are kept for ever, and which prompts
-    to give up is known beforehand. 0 if too many of them are too long for any engine.
+    Every prompt is computed by all engines together as fast as they can, their caches keep what is needed again
+    soonest, and which prompts to give up is known beforehand. 0 if too many of them are too long for any engine.
     """
     limits = [limits_of(spec) for spec in engines]
-    new = new_tokens(trace)
+    new = new_tokens(trace, held_tokens(engines))
     work = np.array([_seconds(limits, r.prompt_tokens, left) for r, left in zip(trace.requests, new, strict=True)])
     alone = np.array([min(first_token_s(limit, left) for limit in limits) for left in new])
     may_be_late = len(new) - int(np.ceil(attainment * len(new))) - int((alone > ttft_s).sum())

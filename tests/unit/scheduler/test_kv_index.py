@@ -1,6 +1,7 @@
 """The index of prefix caches: events in order, gaps, snapshots, what is expected; and routing by it."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from sagellm_scheduler.kv_index.index import EXPECT_S, KvIndex
 from support.scheduling import Driver
 
 BLOCK = 256
+STEPS = tuple((0.005 + 0.0001 * p + 0.0004 * d, p + d, p, d, 20 * d, 0) for p in (0, 16, 256, 1024) for d in (1, 8, 32))
+"""A self-benchmark: 0.1 ms a token of a prompt."""
 
 
 def changed(number: int, stored: list[int], removed: list[int] | None = None, *, cleared: bool = False) -> KvEvents:
@@ -119,6 +122,23 @@ def test_a_busy_engine_with_the_prefix_is_not_crowded_for_it(router: str) -> Non
     driver.report("e2", running=62, used_pages=60_000)
     driver.submit("r1", prompt_tokens=20 * BLOCK, block_hashes=tuple(range(7, 27)))
     assert driver.assignments[0].engine_id != "e2"
+
+
+@pytest.mark.parametrize(("router", "is_waited_for"), [("cache_aware", True), ("predictive", True), ("random", False)])
+def test_a_busy_engine_is_worth_waiting_for_where_it_saves_more(router: str, is_waited_for: bool) -> None:
+    """An engine with half a second of prompts before it takes one that it knows almost whole, one that it knows nothing
+    of goes elsewhere; a router without patience is not offered the busy engine."""
+    driver = Driver.leading(router=router, backlog_s=0.2)
+    size: dict[str, Any] = {"max_num_seqs": 64, "num_pages": 100_000, "max_model_len": 100_000}
+    driver.engine("busy", kind="k", benchmark=STEPS, **size)
+    driver.feed(events.CacheChanged(KvEvents("busy", "i1", 1, list(range(100, 139)))))
+    driver.submit("before", prompt_tokens=5000)
+    driver.engine("idle", kind="k", benchmark=STEPS, **size)
+    for number in range(3):
+        driver.submit(f"new{number}", prompt_tokens=BLOCK, block_hashes=(number,))
+    assert {assignment.engine_id for assignment in driver.assignments[1:]} == {"idle"}
+    driver.submit("known", prompt_tokens=40 * BLOCK, block_hashes=tuple(range(100, 140)))
+    assert (driver.assignments[-1].engine_id == "busy") is is_waited_for
 
 
 def test_a_missed_event_is_repaired_by_asking_once_a_second() -> None:

@@ -1,12 +1,15 @@
 """The capacity bound: no simulated fleet exceeds it, and a loaded one comes near."""
 
+import itertools
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sagellm_common.contracts.slo import Slo
 from sagellm_scheduler.perf_model.capacity import answers_per_s, prefills_per_s, requests_per_s
-from sagellm_simulation.bound import bound, limits_of, mix_of
+from sagellm_simulation.bound import bound, limits_of, mix_of, new_tokens
 from sagellm_simulation.report import summarise
 from sagellm_simulation.specs import H100_8B, H200_8B
 from sagellm_simulation.trace import Trace, TraceRequest
@@ -28,6 +31,40 @@ def test_a_prefix_counts_once() -> None:
     mix = mix_of(equal_requests(10, 2000, 100, blocks=(1, 2)))
     assert mix.new == pytest.approx(2000 - 0.9 * 1024)
     assert mix.context == 2050
+
+
+def test_a_small_cache_keeps_what_is_needed_soonest() -> None:
+    """Two blocks are kept of three that come in turns: of each later turn one has to be computed, not three as with
+    what was used longest ago given up."""
+    turns = [
+        TraceRequest(request_id=f"r{n}", at=float(n), prompt_tokens=520, output_tokens=9, blocks=(n % 3,))
+        for n in range(12)
+    ]
+    trace = Trace("turns", turns)
+    assert sum(new == 520 for new in new_tokens(trace)) == 3
+    assert sum(new == 520 for new in new_tokens(trace, 2 * 512)) == 3 + 3
+    assert all(new == 520 for new in new_tokens(trace, 511))
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=1), min_size=1, max_size=7), st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_no_choice_of_what_to_keep_saves_more(prompts: list[list[int]], held: int) -> None:
+    """The perfect cache finds as much as the best of all ways to keep so many blocks."""
+    requests = [
+        TraceRequest(request_id=f"r{n}", at=float(n), prompt_tokens=600, output_tokens=1, blocks=tuple(blocks))
+        for n, blocks in enumerate(prompts)
+    ]
+    found = sum(new < 600 for new in new_tokens(Trace("any", requests), held * 512))
+    assert found == most_found([blocks[0] for blocks in prompts], frozenset(), held)
+
+
+def most_found(blocks: list[int], kept: frozenset[int], held: int) -> int:
+    """Hits of the best way, by trying all."""
+    if not blocks:
+        return 0
+    known = kept | {blocks[0]}
+    ways = [frozenset(way) for size in range(held + 1) for way in itertools.combinations(known, size)]
+    return (blocks[0] in kept) + max(most_found(blocks[1:], way, held) for way in ways)
 
 
 @pytest.mark.parametrize(("prompt", "output"), [(200, 100), (1000, 100), (4000, 50)])

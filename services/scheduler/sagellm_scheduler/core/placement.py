@@ -71,10 +71,11 @@ def place(
 
     Able: serves the model, is ready, holds the context, and has not failed this request (unless all others have
     too). Room: a sequence slot and KV pages are free, and what is still to be prefilled there takes less than
-    `backlog_s`, so that what waits is ordered here. Engines of the prefill role run whole requests only where no other
-    has room; where they can hand over, only where no other has a slot: an answer there would slow down all prompts.
+    `backlog_s`, so that what waits is ordered here, or more where its cache saves time and the router has patience.
+    Engines of the prefill role run whole requests only where no other has room; where they can hand over, only where no
+    other has a slot: an answer there would slow down all prompts.
     """
-    views = _views(demand, fleet, backlog_s)
+    views = _views(demand, fleet, backlog_s, getattr(router, "patience", 0.0))
     if isinstance(views, Blocked):
         return views
     if not views.room.any():
@@ -195,7 +196,7 @@ def _choose(submit: Submit, offered: Candidates, router: Router) -> Choice:
     return Choice(offered.least_loaded(), f"the router {fault}; least loaded instead")
 
 
-def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views | Blocked:
+def _views(demand: Demand, fleet: Fleet, backlog_s: float, patience: float) -> _Views | Blocked:
     submit, columns = demand.submit, fleet.columns
     slots = fleet.slots(submit.model)
     seqs, max_seqs = columns.seqs[slots], columns.max_seqs[slots]
@@ -209,7 +210,8 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float) -> _Views | Blocked:
         return Blocked.BUSY if able.any() else Blocked.NO_ENGINE
     outlook = fleet.outlook(submit.model, demand.work, demand.now)
     load, expected = seqs / max_seqs + tokens / total, outlook.forecast
-    is_open = room & ((outlook.loads.backlog == 0) | (expected.backlog_s < backlog_s))
+    saved_s = expected.alone_s * outlook.cached / np.maximum(1.0, demand.work.context - outlook.cached)
+    is_open = room & ((outlook.loads.backlog == 0) | (expected.backlog_s < backlog_s + patience * saved_s))
     misses = missed(expected, demand)
     return _Views(slots, able, room, is_open, load, expected, outlook.cached, misses, demand.waited_s)
 

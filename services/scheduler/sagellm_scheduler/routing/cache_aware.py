@@ -1,7 +1,7 @@
 """The engine that has most of the prompt in its cache, if it is not too busy."""
 
 from sagellm_common.contracts.scheduling import Submit
-from sagellm_scheduler.routing.router import Candidates, Choice
+from sagellm_scheduler.routing.router import PATIENCE, Candidates, Choice
 
 BALANCE = 0.5
 
@@ -10,6 +10,7 @@ class CacheAware:
     """Largest share of the prompt cached, minus `balance` times the load: a static rule, by no measure of time."""
 
     name = "cache_aware"
+    patience = PATIENCE
 
     def __init__(self, balance: float = BALANCE) -> None:
         self.balance = balance

@@ -1,7 +1,7 @@
 """The engine on which the least harm is to be expected."""
 
 from sagellm_common.contracts.scheduling import Submit
-from sagellm_scheduler.routing.router import Candidates, Choice
+from sagellm_scheduler.routing.router import PATIENCE, Candidates, Choice
 
 PRICE_OF_A_MISS_S = 100.0
 
@@ -14,6 +14,7 @@ class Predictive:
     """
 
     name = "predictive"
+    patience = PATIENCE
 
     def __init__(self, price_s: float = PRICE_OF_A_MISS_S) -> None:
         self.price_s = price_s

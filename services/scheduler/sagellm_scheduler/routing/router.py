@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from sagellm_common.contracts.scheduling import Submit
 from sagellm_scheduler.plugins import Registry
 
+PATIENCE = 4.0
+
 
 class Ids(Protocol):
     """Engine ids by candidate index; a list is one."""
@@ -62,7 +64,12 @@ class Choice:
 
 
 class Router(Protocol):
-    """Chooses an engine. `choose` must not block and must not change its arguments; it may keep state of its own."""
+    """Chooses an engine. `choose` must not block and must not change its arguments; it may keep state of its own.
+
+    One with an attribute `patience` is offered busy engines, too, whose caches save much: by so many times what they
+    save, in time, may be longer what waits there. More than one pays, since what comes after a request will find its
+    prompt there, and what it would have pushed out elsewhere stays.
+    """
 
     name: str
 
