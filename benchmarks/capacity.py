@@ -46,7 +46,7 @@ def run(cell: Cell, policy: Policy, trace: Trace, rate: float, *, admission: boo
 def measure(task: tuple[str, Cell, str, float | None]) -> dict[str, Any]:
     """One policy in one cell: its capacity, looked for around `near`, and half as much again with admission."""
     folder, cell, name, near = task
-    trace = load(Path(folder) / TRACES[cell.trace]).first(REQUESTS)
+    trace = load(Path(folder) / TRACES[cell.trace]).first(REQUESTS[cell.trace])
     engines, policy = parse_engines(FLEETS[cell.fleet]), POLICIES[name]
     mean = bound(engines, trace, cell.itl_ms / 1e3)
     limit = min(mean, burst_bound(engines, trace, cell.ttft_ms / 1e3, ATTAINMENT))
