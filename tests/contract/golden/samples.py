@@ -117,6 +117,8 @@ RECORD = DecisionRecord(
             chosen="e1",
             reason="least load",
             number=3,
+            gave_way=True,
+            promised_itl_ms=20.0,
         )
     ],
     outcome="finished",

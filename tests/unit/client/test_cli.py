@@ -211,6 +211,11 @@ def test_a_decision_is_a_sentence() -> None:
     )
     apart = decision.model_copy(update={"prefill": "e7"})
     assert "s chose e7 to prefill and e2 to decode after 1.2 ms" in decision_sentence(apart)
+    late = decision.model_copy(update={"gave_way": True, "promised_itl_ms": 20.0})
+    assert decision_sentence(late) == (
+        "Attempt 2: s chose e2 after 1.2 ms in the queue (fifo, position 0), where it let others go first so that most "
+        "were in time: e1 was lost (random). A token every 20 ms is promised."
+    )
     record = DecisionRecord(request_id="r", model="m", prompt_tokens=1, max_tokens=2, priority=2)
     assert outcome_sentence(record) == "It is still running."
     done = record.model_copy(update={"outcome": "finished", "completion_tokens": 3, "ttft_ms": 12.3})

@@ -62,3 +62,5 @@ def test_a_long_prompt_gives_way_to_those_that_it_would_make_late(queue: str, fi
     assert driver.order[1] == first
     assert sorted(driver.order) == sorted(["before", "long", *(f"s{number}" for number in range(6))])
     assert (driver.order[-1] == "long") is (queue == "slo_aware")
+    placed = {publish.record.request_id: publish.record.decisions[-1] for publish in driver.records}
+    assert [name for name, decision in placed.items() if decision.gave_way] == ["long"] * (queue == "slo_aware")

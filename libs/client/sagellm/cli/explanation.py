@@ -30,22 +30,26 @@ def decision_sentence(decision: Decision) -> str:
     engines = decision.chosen
     if decision.prefill is not None:
         engines = f"{decision.prefill} to prefill and {decision.chosen} to decode"
+    way = ", where it let others go first so that most were in time" if decision.gave_way else ""
+    pace = f" A token every {_ms(decision.promised_itl_ms)} is promised." if decision.promised_itl_ms else ""
     return (
         f"{again}{decision.scheduler_id} chose {engines} after {decision.queued_ms:.1f} ms in the queue "
-        f"({decision.queue_policy}, position {decision.queue_position}): {decision.reason} ({decision.router})."
+        f"({decision.queue_policy}, position {decision.queue_position}){way}: "
+        f"{decision.reason} ({decision.router}).{pace}"
     )
 
 
 def _table(decision: Decision) -> Table:
-    columns = ("", "engine", "first token", "per token", "load", "running", "waiting", "reserved", "note")
+    columns = ("", "engine", "first token", "per token", "load", "running", "waiting", "reserved", "cached", "note")
     table = Table(*columns, box=None, header_style="bold")
     for candidate in decision.candidates:
         is_chosen = candidate.engine_id == decision.chosen
         predicted = (_ms(candidate.predicted_ttft_ms), _ms(candidate.predicted_itl_ms))
         figures = (f"{candidate.load:.1f}", str(candidate.running), str(candidate.waiting), str(candidate.reserved))
+        cached = str(candidate.cached_tokens or "")
         note = "chosen" if is_chosen else candidate.excluded or ""
         style = "green" if is_chosen else "dim" if candidate.excluded else ""
-        table.add_row("→" if is_chosen else "", candidate.engine_id, *predicted, *figures, note, style=style)
+        table.add_row("→" if is_chosen else "", candidate.engine_id, *predicted, *figures, cached, note, style=style)
     return table
 
 

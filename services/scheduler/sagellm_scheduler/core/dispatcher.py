@@ -82,8 +82,7 @@ class Dispatcher:
                 request.parked_since = None
                 return
             if isinstance(placed, Placed):
-                if not request.is_late and placed.is_late(demand):
-                    self.queues.give_way(request)
+                if placed.is_late(demand) and self.queues.give_way(request):
                     continue
                 self.queues.serve(request)
                 self._assign(request, placed, now)

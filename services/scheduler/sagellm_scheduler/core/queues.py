@@ -70,9 +70,13 @@ class Queues:
             for number in surplus([_job(request, self._timely) for request in waiting], begins, engines):
                 queue.give_way(waiting[number])
 
-    def give_way(self, request: Request) -> None:
-        """Let the head of a queue, which is late, go behind those that can still be in time."""
+    def give_way(self, request: Request) -> bool:
+        """Let the head of a queue, which is late, go behind those that can still be in time, if the policy minds and it
+        has not done so before; returns whether it did."""
+        if self._timely is None or request.is_late:
+            return False
         self._queues[request.submit.model].give_way(request)
+        return True
 
     def serve(self, request: Request) -> None:
         """Remove the head of a queue, because it has been placed."""

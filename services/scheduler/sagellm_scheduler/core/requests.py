@@ -75,8 +75,8 @@ class Request:
     `arrival` is when its gateway accepted it; `seq` breaks ties in the order of submission. `is_partial` says that
     an earlier leader may have kept decisions about it in the stream. `parked_since` is when it was found that no
     engine that could run it is ready; None while one is. `slo` is what holds for it, `prospect` what was
-    to be expected when it was queued, `expected` what its last placement promised. `is_late` says that its first token
-    was expected too late when its turn came: it lets others go first.
+    to be expected when it was queued, `expected` what its last placement promised. `is_late` says that it has
+    given way: its first token was expected too late when its turn came, or most others are in time without it.
     """
 
     submit: Submit

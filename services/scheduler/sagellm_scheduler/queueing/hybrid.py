@@ -1,5 +1,7 @@
 """Several orders in one, each with its weight."""
 
+import math
+
 from sagellm_scheduler.core.requests import Request
 from sagellm_scheduler.queueing import cost_optimized, slo_aware
 from sagellm_scheduler.queueing.priority import AGING_S
@@ -21,3 +23,7 @@ class Hybrid:
         cost_s = cost_optimized.delay_s(request, 1e-3, cost_optimized.AGING_S)
         class_s = AGING_S * request.submit.priority
         return (request.arrival + self.slo * slack_s + self.priority * class_s + self.cost * cost_s,)
+
+    def latest(self, request: Request) -> float:
+        """Open: a long request may be more urgent than all that it makes late."""
+        return math.inf

@@ -34,10 +34,12 @@ class Served(Protocol):
 
 @runtime_checkable
 class Timely(Protocol):
-    """A policy that orders by when requests must be placed: those without which most others are in time give way."""
+    """A policy that minds the time: who is late when its turn comes, and those without which most others are in time,
+    give way; `key` is asked again then, with `is_late` set."""
 
     def latest(self, request: Request) -> float:
-        """Return when a request must be placed at the latest, on the scheduler's clock; infinite if that is open."""
+        """Return when a request must be placed at the latest, on the scheduler's clock; infinite if that is open, so
+        that nobody before it gives way for its sake."""
         ...
 
 
