@@ -10,7 +10,15 @@ from sagellm_engine.backends.mock import MockRunner
 from sagellm_engine.core.config import EngineConfig, MockConfig
 from sagellm_engine.core.engine import EngineCore
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, few_enough, pass_time, prompt_times, token_times, usual_s
+from sagellm_scheduler.perf_model.forecast import (
+    Loads,
+    few_enough,
+    idle_engines,
+    pass_time,
+    prompt_times,
+    token_times,
+    usual_s,
+)
 from sagellm_scheduler.perf_model.kinds import KindTimes
 from sagellm_scheduler.perf_model.model import PerformanceModel, Work
 from support.engine import request
@@ -234,3 +242,15 @@ def test_answers_whose_pace_is_kept_lose_nothing_to_a_prompt() -> None:
         harmed[limit] = float(forecast.others_harmed(0.015, forecast.others_after_s)[0])
     assert harmed[0.015] < 0.2 * harmed[0.0]
     assert harmed[0.0] > 5.0
+
+
+def test_engines_count_by_how_fast_they_prefill_beside_what_they_decode() -> None:
+    """Two idle engines count as two, a third that takes twice as long a token as half; answers take their share."""
+    loads = Loads.zeros(3)
+    loads.coefficients[:, 1] = (1e-4, 1e-4, 2e-4)
+    loads.coefficients[:, 2] = 1e-3
+    loads.knee[:], loads.budget[:] = 1e9, 1000.0
+    assert idle_engines(loads) == pytest.approx(2.5)
+    loads.decoding[0] = 100
+    beside = 900 / (0.1 + 0.09) / 10_000  # 900 tokens a step that takes 90 ms for them and 100 ms for the answers
+    assert idle_engines(loads) == pytest.approx(1.5 + beside)
