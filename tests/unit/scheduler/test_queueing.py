@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sagellm_common.contracts.slo import Priority, Slo
 from sagellm_common.errors import InvalidArgument
 from sagellm_scheduler.core import events
-from sagellm_scheduler.core.requests import Request
+from sagellm_scheduler.core.requests import Prospect, Request
 from sagellm_scheduler.queueing.fifo import Fifo
 from sagellm_scheduler.queueing.policy import QUEUE_POLICIES
 from sagellm_scheduler.queueing.priority import ByPriority
@@ -204,8 +204,8 @@ def drained(queue: RequestQueue) -> list[Request]:
     return order
 
 
-def timed(seq: int, arrival: float, ttft_ms: float, prompt_tokens: int = 10) -> Request:
-    return Request(submit(f"r{seq}", prompt_tokens=prompt_tokens), arrival, arrival, seq, slo=Slo(ttft_ms=ttft_ms))
+def timed(seq: int, arrival: float, ttft_ms: float) -> Request:
+    return Request(submit(f"r{seq}"), arrival, arrival, seq, slo=Slo(ttft_ms=ttft_ms))
 
 
 def test_who_is_late_goes_behind_those_that_are_not_and_is_not_lost() -> None:
@@ -224,17 +224,19 @@ def test_who_is_late_goes_behind_those_that_are_not_and_is_not_lost() -> None:
     assert order == ["r1", "r2", "r0", "r3"]
 
 
-def test_what_is_late_does_not_count_as_work_before_others() -> None:
-    """The queue's tokens, by which others are told what to expect, are those of requests that can be in time."""
+def test_all_that_waits_counts_as_work_before_others() -> None:
+    """Whoever has given way, too: else more would be admitted in its place than engines can do."""
     queue = RequestQueue(SloAware())
-    late, other = timed(0, 0.0, 500.0, 300), timed(1, 0.1, 500.0, 40)
-    queue.push(late)
-    queue.push(other)
+    late, other, unknown = timed(0, 0.0, 500.0), timed(1, 0.1, 500.0), timed(2, 0.2, 500.0)
+    for request, seconds in ((late, 0.3), (other, 0.04)):
+        request.prospect = Prospect(wait_s=0.0, ttft_s=seconds, alone_s=seconds, total_s=1.0, cost=0.0)
+    for request in (late, other, unknown):
+        queue.push(request)
     queue.give_way(late)
-    assert queue.tokens == 40
-    queue.remove(late)
-    assert queue.tokens == 40
-    assert [request.request_id for request in queue] == ["r1"]
+    assert queue.seconds == pytest.approx(0.34)
+    queue.remove(other)
+    assert queue.seconds == pytest.approx(0.3)
+    assert [request.request_id for request in queue] == ["r2", "r0"]
 
 
 def test_a_queue_that_is_ordered_anew_holds_everybody_once() -> None:

@@ -107,7 +107,7 @@ class Dispatcher:
         return prospect(
             self.demand(submit, age_s(submit), now),
             self.fleet,
-            tokens_before=self.queues.tokens_waiting(submit.model),
+            seconds_before=self.queues.seconds_waiting(submit.model),
             slots_wait_s=self.rate.wait_s(waiting + 1, now),
         )
 

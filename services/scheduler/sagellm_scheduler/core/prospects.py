@@ -12,14 +12,14 @@ from sagellm_scheduler.core.estimates import context_tokens, num_seqs
 from sagellm_scheduler.core.fleet import Fleet, Outlook
 from sagellm_scheduler.core.pairs import Engines, Mask, best_pair
 from sagellm_scheduler.core.requests import Prospect
-from sagellm_scheduler.perf_model.forecast import Loads, prefill_rate
+from sagellm_scheduler.perf_model.forecast import Loads, idle_engines
 
 
-def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: float) -> Prospect | None:
+def prospect(demand: Demand, fleet: Fleet, *, seconds_before: float, slots_wait_s: float) -> Prospect | None:
     """Predict for the engines that could take the request; None if none is ready.
 
-    `tokens_before` are to be prefilled before it. `slots_wait_s` is how long a sequence slot takes to come free if all
-    are taken.
+    An idle engine would take `seconds_before` for the prompts that wait. `slots_wait_s` is how long a sequence slot
+    takes to come free if all are taken.
     """
     columns, slots = fleet.columns, fleet.slots(demand.submit.model)
     able = columns.ready[slots] & (columns.max_context[slots] > context_tokens(demand.submit))
@@ -27,7 +27,7 @@ def prospect(demand: Demand, fleet: Fleet, *, tokens_before: int, slots_wait_s: 
         return None
     outlook = fleet.outlook(demand.submit.model, demand.work, demand.now)
     loads, expected = outlook.loads, outlook.forecast
-    wait_s = tokens_before / float(prefill_rate(loads)[able].sum()) if tokens_before else 0.0
+    wait_s = seconds_before / max(1e-3, idle_engines(loads.at(np.flatnonzero(able)))) if seconds_before else 0.0
     if bool((columns.seqs[slots] >= columns.max_seqs[slots])[able].all()):
         wait_s = max(wait_s, slots_wait_s)
     tokens = demand.answer * num_seqs(demand.submit)

@@ -34,10 +34,11 @@ class Queues:
     def num_waiting(self, model: str) -> int:
         return len(self._queues.get(model, ())) + len(self._parked.get(model, ()))
 
-    def tokens_waiting(self, model: str) -> int:
-        """Prompt tokens of the requests that are queued for a model and not late."""
+    def seconds_waiting(self, model: str) -> float:
+        """What the prompts that are queued for a model take an idle engine, those included that have given way: they
+        come before who is admitted now, if it is too much that is admitted."""
         queue = self._queues.get(model)
-        return queue.tokens if queue is not None else 0
+        return queue.seconds if queue is not None else 0.0
 
     def put(self, request: Request) -> None:
         """Queue a request under its policy's key."""
