@@ -149,6 +149,26 @@ def test_removal_is_cheap() -> None:
     assert list(queue) == [keep]
 
 
+class NoOrder:
+    """A policy of a user's own whose keys cannot be compared."""
+
+    name = "no_order"
+
+    def key(self, request: Request) -> tuple[float, ...]:
+        return (float("nan") if request.seq % 2 else -request.arrival,)
+
+
+def test_a_policy_whose_keys_have_no_order_loses_nobody() -> None:
+    """Each request is taken out itself, not another that lies where it should."""
+    queue = RequestQueue(NoOrder())
+    requests = [waiting(number, arrival=float(number % 5)) for number in range(30)]
+    for request in requests:
+        queue.push(request)
+    for request in requests[::-2]:
+        assert queue.remove(request)
+    assert sorted(request.seq for request in queue) == list(range(0, 30, 2))
+
+
 arrivals = st.lists(
     st.tuples(st.floats(0, 200, allow_nan=False), st.sampled_from(list(Priority))), min_size=1, max_size=60
 )

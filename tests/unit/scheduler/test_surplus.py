@@ -45,6 +45,23 @@ def test_the_longest_gives_way() -> None:
     assert surplus(jobs, 0.0, 8.0) == []
 
 
+def test_nobody_gives_way_while_no_engine_is_ready() -> None:
+    """Two requests wait while their engine is busy, then draining, then back: they go in their order, and neither has
+    let the other go first."""
+    driver = Driver.leading(queue="slo_aware", default_slo=Slo(ttft_ms=60_000), admission_slack=None)
+    driver.engine("e1", kind="k", benchmark=STEPS, max_num_seqs=1, num_pages=10_000, max_model_len=50_000)
+    driver.submit("before")
+    driver.submit("long", prompt_tokens=8000)
+    driver.submit("short", prompt_tokens=300)
+    driver.report("e1", state="draining", running=1, last_assignment=1)
+    driver.end("before")
+    driver.report("e1", state="draining", last_assignment=1)
+    assert driver.order == ["before"]
+    driver.report("e1", last_assignment=1)
+    assert driver.order == ["before", "long"]
+    assert not any(publish.record.decisions[-1].gave_way for publish in driver.records if publish.record.decisions)
+
+
 @pytest.mark.parametrize(("queue", "first"), [("slo_aware", "s0"), ("fifo", "long")])
 def test_a_long_prompt_gives_way_to_those_that_it_would_make_late(queue: str, first: str) -> None:
     """While an engine is busy a long prompt and six short ones come that cannot all be in time: with `slo_aware` the

@@ -94,10 +94,10 @@ class Fleet:
         return self._outlook[1]
 
     def idle_engines(self, model: str, now: float) -> float:
-        """Return as how many idle engines the ready ones of a model prefill beside what decodes; at least a little."""
+        """Return as how many idle engines the ready ones of a model prefill beside what decodes."""
         slots = self.slots(model)
         pass_time(self.columns.loads, now)
-        return max(1e-3, idle_engines(self.columns.loads.at(slots[self.columns.ready[slots]])))
+        return idle_engines(self.columns.loads.at(slots[self.columns.ready[slots]]))
 
     def longest_context(self, model: str) -> int | None:
         """Tokens of the longest context that an engine of the model can hold, ready or not; None without engines."""

@@ -64,8 +64,8 @@ class Queues:
 
     def keep_in_time(self, model: str, begins: float, engines: float) -> None:
         """Let those give way without which most of the others are in time, if so many idle engines work off the queue
-        from `begins` on; of a long queue only the first `LOOK_AHEAD` are looked at."""
-        if self._timely is not None:
+        from `begins` on; of a long queue only the first `LOOK_AHEAD` are looked at. Without engines nobody does."""
+        if self._timely is not None and engines > 0.0:
             queue = self._queues[model]
             waiting = queue.first(LOOK_AHEAD)
             for number in surplus([_job(request, self._timely) for request in waiting], begins, engines):

@@ -55,7 +55,7 @@ class RequestQueue:
         if entry is None or entry[2] is not request:
             return False
         del self._waiting[request.request_id]
-        del self._sorted[bisect_left(self._sorted, entry)]
+        del self._sorted[self._place(entry)]
         self.seconds = self.seconds - _seconds(request) if self._sorted else 0.0
         return True
 
@@ -70,6 +70,12 @@ class RequestQueue:
         self._use(policy)
         self._sorted = sorted((policy.key(request), request.seq, request) for request in self)
         self._waiting = {entry[2].request_id: entry for entry in self._sorted}
+
+    def _place(self, entry: _Entry) -> int:
+        place = bisect_left(self._sorted, entry)
+        if place < len(self._sorted) and self._sorted[place] is entry:
+            return place
+        return next(place for place, other in enumerate(self._sorted) if other is entry)  # keys that have no order
 
     def _use(self, policy: QueuePolicy) -> None:
         self._policy = policy
