@@ -70,5 +70,6 @@ def limits_of(spec: EngineSpec) -> Limits:
 
 
 def bound(engines: Sequence[EngineSpec], trace: Trace, itl_s: float) -> float:
-    """Return the requests a second that no scheduler of these engines could exceed, each answered within the SLO."""
+    """Return the requests a second, each answered within the SLO, that no scheduler of these engines could exceed for
+    long that takes them in the order of their arrival."""
     return requests_per_s([limits_of(spec) for spec in engines], mix_of(trace, held_tokens(engines)), itl_s)

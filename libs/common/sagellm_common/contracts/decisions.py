@@ -47,7 +47,9 @@ class Decision(Message):
     prefill: str | None = Field(default=None, description="the engine that prefills, if it is another")
     predicted_transfer_ms: float | None = None
     gave_way: bool = Field(default=False, description="others went first, so that most were in time")
-    promised_itl_ms: float | None = Field(default=None, description="the time from token to token that engines keep")
+    promised_itl_ms: float | None = Field(
+        default=None, description="the time from token to token that its engine tries to keep"
+    )
 
 
 class DecisionRecord(Message):

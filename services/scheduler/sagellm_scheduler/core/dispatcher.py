@@ -73,14 +73,14 @@ class Dispatcher:
 
     def dispatch(self, model: str, now: float) -> None:
         """Place requests of a model in the order of the queue, until the queue is empty or its head has no room."""
-        if self.queues.minds_time(model):
-            self.queues.keep_in_time(model, now + self.config.backlog_s, self.fleet.idle_engines(model, now))
         while (request := self.queues.head(model)) is not None:
             demand = self.demand(request.submit, now - request.arrival, now)
             placed = place(demand, self.fleet, self.router, self.separation, backlog_s=self.config.backlog_s)
             if placed is Blocked.BUSY:
                 request.parked_since = None
-                return
+                if not self._make_way(model, now):
+                    return
+                continue
             if isinstance(placed, Placed):
                 if placed.is_late(demand) and self.queues.give_way(request):
                     continue
@@ -88,6 +88,13 @@ class Dispatcher:
                 self._assign(request, placed, now)
             else:
                 self._park(request, now)
+
+    def _make_way(self, model: str, now: float) -> bool:
+        """Let those give way without which most of the others are in time; returns whether another is next now."""
+        if not self.queues.minds_time(model):
+            return False
+        engines, busy_s = self.fleet.working_off(model, now)
+        return engines > 0.0 and self.queues.keep_in_time(model, now + busy_s, engines)
 
     def demand(self, submit: Submit, waited_s: float, now: float) -> Demand:
         """Return what a request asks of an engine if it is placed after so long."""
@@ -119,6 +126,12 @@ class Dispatcher:
         """Try every queue."""
         for model in self.queues.models():
             self.dispatch(model, now)
+
+    def unpark(self, model: str, now: float) -> None:
+        """Queue again what was set aside for a model, now that an engine is ready."""
+        for request in self.queues.take_parked(model):
+            request.prospect = request.prospect or self.prospect(request.submit, now)
+            self.queues.put(request)
 
     def _park(self, request: Request, now: float) -> None:
         self.queues.park(request)

@@ -14,7 +14,7 @@ from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.reservations import Reservation, Reservations
 from sagellm_scheduler.kv_index.index import KvIndex
-from sagellm_scheduler.perf_model.forecast import Loads, idle_engines, pass_time
+from sagellm_scheduler.perf_model.forecast import Loads, idle_engines, pass_time, prefill_rate
 from sagellm_scheduler.perf_model.model import Forecast, PerformanceModel, Work
 from sagellm_scheduler.perf_model.transfers import TransferTimes
 from sagellm_scheduler.routing.rendezvous import stable_hash
@@ -93,11 +93,16 @@ class Fleet:
             self._outlook = key, Outlook(slots, loads, cached, forecast)
         return self._outlook[1]
 
-    def idle_engines(self, model: str, now: float) -> float:
-        """Return as how many idle engines the ready ones of a model prefill beside what decodes."""
+    def working_off(self, model: str, now: float) -> tuple[float, float]:
+        """Return as how many idle engines the ready ones of a model prefill, 0 without any, and for how many seconds
+        even the least busy has prompts."""
         slots = self.slots(model)
+        slots = slots[self.columns.ready[slots]]
+        if not len(slots):
+            return 0.0, 0.0
         pass_time(self.columns.loads, now)
-        return idle_engines(self.columns.loads.at(slots[self.columns.ready[slots]]))
+        loads = self.columns.loads.at(slots)
+        return idle_engines(loads), float((loads.backlog / np.maximum(1e-9, prefill_rate(loads))).min())
 
     def longest_context(self, model: str) -> int | None:
         """Tokens of the longest context that an engine of the model can hold, ready or not; None without engines."""

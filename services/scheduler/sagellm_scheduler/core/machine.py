@@ -140,7 +140,7 @@ class SchedulerCore:
             self._announce_loss(former)
         engine = self.fleet.get(event.registration.engine_id)
         if engine is not None and engine.is_ready:
-            self._unpark(engine)
+            self._unpark(engine, now)
             self._dispatch_for(engine, now)
 
     def _engine_gone(self, event: events.EngineGone, now: float) -> None:
@@ -154,7 +154,7 @@ class SchedulerCore:
             return
         self._compare_cache(engine, event.report.kv_number, now)
         if not was_ready:
-            self._unpark(engine)
+            self._unpark(engine, now)
         if engine.has_room():
             self._dispatch_for(engine, now)
 
@@ -178,9 +178,9 @@ class SchedulerCore:
     def _cache_learnt(self, event: events.CacheLearnt, now: float) -> None:
         self.fleet.cache_learnt(event.snapshot)
 
-    def _unpark(self, engine: Engine) -> None:
+    def _unpark(self, engine: Engine, now: float) -> None:
         for model in engine.registration.models:
-            self.dispatcher.queues.unpark(model)
+            self.dispatcher.unpark(model, now)
 
     def _dispatch_for(self, engine: Engine, now: float) -> None:
         for model in engine.registration.models:

@@ -12,9 +12,10 @@ from sagellm_scheduler.core.columns import Role
 from sagellm_scheduler.core.demand import Demand, missed
 from sagellm_scheduler.core.engine import Engine
 from sagellm_scheduler.core.estimates import context_tokens, num_seqs
-from sagellm_scheduler.core.fleet import Fleet, Slots
+from sagellm_scheduler.core.fleet import Fleet, Outlook, Slots
 from sagellm_scheduler.core.pairs import Engines, Pair, best_pair
 from sagellm_scheduler.core.requests import Expected
+from sagellm_scheduler.perf_model.forecast import prefix_s
 from sagellm_scheduler.perf_model.model import Forecast
 from sagellm_scheduler.routing.router import Candidates, Choice, Router
 from sagellm_scheduler.separation.policy import Alternatives, Prospects, SeparationPolicy, Verdict
@@ -43,8 +44,8 @@ class Placed:
     prefill: Engine | None = None
 
     def is_late(self, demand: Demand) -> bool:
-        """Whether the first token is expected later than its SLO allows."""
-        limit_ms = demand.slo.ttft_ms
+        """Whether the first token is still to come, and expected later than its SLO allows."""
+        limit_ms = None if demand.submit.delivered_tokens else demand.slo.ttft_ms
         return limit_ms is not None and demand.waited_s + self.expected.first_s > limit_ms / 1e3
 
 
@@ -210,10 +211,22 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float, patience: float) -> _
         return Blocked.BUSY if able.any() else Blocked.NO_ENGINE
     outlook = fleet.outlook(submit.model, demand.work, demand.now)
     load, expected = seqs / max_seqs + tokens / total, outlook.forecast
-    saved_s = expected.alone_s * outlook.cached / np.maximum(1.0, demand.work.context - outlook.cached)
-    is_open = room & ((outlook.loads.backlog == 0) | (expected.backlog_s < backlog_s + patience * saved_s))
+    is_open = room & ((outlook.loads.backlog == 0) | (expected.backlog_s < backlog_s))
+    if patience > 0.0 and outlook.cached.any():
+        is_open |= room & _worth_waiting(demand, outlook, room, backlog_s, patience)
     misses = missed(expected, demand)
     return _Views(slots, able, room, is_open, load, expected, outlook.cached, misses, demand.waited_s)
+
+
+def _worth_waiting(demand: Demand, outlook: Outlook, room: Mask, backlog_s: float, patience: float) -> Mask:
+    """Engines whose caches save so much that the prompts before it may take longer; where the first token would be late
+    there, only if it would be on all."""
+    expected = outlook.forecast
+    is_worth = expected.backlog_s < backlog_s + patience * prefix_s(outlook.loads, outlook.cached)
+    if demand.slo.ttft_ms is None:
+        return is_worth
+    in_time = room & (demand.waited_s + expected.first_s <= demand.slo.ttft_ms / 1e3)
+    return is_worth & _narrow(room, in_time)
 
 
 def _narrow(mask: Mask, preferred: Mask) -> Mask:

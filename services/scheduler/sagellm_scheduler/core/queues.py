@@ -35,8 +35,8 @@ class Queues:
         return len(self._queues.get(model, ())) + len(self._parked.get(model, ()))
 
     def seconds_waiting(self, model: str) -> float:
-        """What the prompts that are queued for a model take an idle engine, those included that have given way: they
-        come before who is admitted now, if it is too much that is admitted."""
+        """What the prompts that are queued for a model take an idle engine. Those that have given way count, too: else
+        others would be admitted in their place, and they would never be served."""
         queue = self._queues.get(model)
         return queue.seconds if queue is not None else 0.0
 
@@ -60,23 +60,26 @@ class Queues:
 
     def minds_time(self, model: str) -> bool:
         """Whether some requests for a model may have to give way for others to be in time."""
-        return self._timely is not None and len(self._queues.get(model, ())) > 1
+        return self._timely is not None and self._timely.minds_time and len(self._queues.get(model, ())) > 1
 
-    def keep_in_time(self, model: str, begins: float, engines: float) -> None:
+    def keep_in_time(self, model: str, begins: float, engines: float) -> bool:
         """Let those give way without which most of the others are in time, if so many idle engines work off the queue
-        from `begins` on; of a long queue only the first `LOOK_AHEAD` are looked at. Without engines nobody does."""
-        if self._timely is not None and engines > 0.0:
-            queue = self._queues[model]
-            waiting = queue.first(LOOK_AHEAD)
-            for number in surplus([_job(request, self._timely) for request in waiting], begins, engines):
-                queue.give_way(waiting[number])
+        from `begins` on; of a long queue only the first `LOOK_AHEAD` are looked at. Returns whether another is next."""
+        if self._timely is None:
+            return False
+        queue = self._queues[model]
+        waiting = queue.first(LOOK_AHEAD)
+        for number in surplus([_job(request, self._timely) for request in waiting], begins, engines):
+            queue.give_way(waiting[number])
+        return queue.peek() is not waiting[0]
 
     def give_way(self, request: Request) -> bool:
-        """Let the head of a queue, which is late, go behind those that can still be in time, if the policy minds and it
-        has not done so before; returns whether it did."""
-        if self._timely is None or request.is_late:
+        """Let the head of a queue, which is late, go behind those that can still be in time, if there are others, the
+        policy minds, and it has not done so before; returns whether it did."""
+        model = request.submit.model
+        if request.is_late or not self.minds_time(model):
             return False
-        self._queues[request.submit.model].give_way(request)
+        self._queues[model].give_way(request)
         return True
 
     def serve(self, request: Request) -> None:
@@ -95,10 +98,9 @@ class Queues:
         request.state = State.PARKED
         self._parked.setdefault(request.submit.model, {})[request.request_id] = request
 
-    def unpark(self, model: str) -> None:
-        """Queue again what was set aside for a model, in its old place."""
-        for request in self._parked.pop(model, {}).values():
-            self.put(request)
+    def take_parked(self, model: str) -> list[Request]:
+        """Return what was set aside for a model, which is to be queued again: in its old place."""
+        return list(self._parked.pop(model, {}).values())
 
     def change_policy(self, policy: QueuePolicy) -> None:
         """Order everything by another policy; nothing is lost."""
@@ -130,4 +132,5 @@ class Queues:
 
 def _job(request: Request, policy: Timely) -> Job:
     seconds = request.prospect.alone_s if request.prospect is not None else 0.0
-    return Job(seconds, math.inf if request.is_late else policy.latest(request), is_fixed=request.is_late)
+    is_fixed = request.is_late or request.has_begun
+    return Job(seconds, math.inf if is_fixed else policy.latest(request), is_fixed=is_fixed)

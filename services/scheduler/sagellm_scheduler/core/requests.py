@@ -102,6 +102,11 @@ class Request:
     def epoch(self) -> int:
         return self.submit.epoch
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its first token has come already, from an engine that is lost."""
+        return self.submit.delivered_tokens > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

@@ -160,18 +160,29 @@ def prompt_times(loads: Loads, new: Vector, context: float, now: float) -> Promp
 def prefill_rate(loads: Loads) -> Vector:
     """Prefill tokens a second of full steps, beside the sequences that decode."""
     _, _, decode, per_context, _, _ = loads.coefficients.T
-    return _rate(loads, _room(loads, loads.decoding), decode * loads.decoding + per_context * loads.context)
+    answers_s = decode * loads.decoding + per_context * loads.context
+    return _rate(loads, _room(loads, loads.decoding), loads.decoding, answers_s)
 
 
 def idle_engines(loads: Loads) -> float:
     """Return as how many idle engines, of the quickest of their kinds, all prefill together beside what decodes."""
-    return float(prefill_rate(loads).sum() / max(1e-9, _rate(loads, loads.budget, 0.0).max(initial=0.0)))
+    return float(prefill_rate(loads).sum() / max(1e-9, _idle_rate(loads).max(initial=0.0)))
 
 
-def _rate(loads: Loads, room: Vector, decoding_s: Vector | float) -> Vector:
+def prefix_s(loads: Loads, tokens: Vector) -> Vector:
+    """Return the seconds [n] that each engine, if idle, would take for the first so many tokens [n] of a prompt."""
+    return np.asarray(tokens / np.maximum(1e-9, _idle_rate(loads)) + 0.5 * loads.coefficients[:, 4] * tokens**2)
+
+
+def _idle_rate(loads: Loads) -> Vector:
+    nothing = np.zeros(len(loads.budget))
+    return _rate(loads, loads.budget, nothing, nothing)
+
+
+def _rate(loads: Loads, room: Vector, decoding: Vector, answers_s: Vector) -> Vector:
     base, prefill, _, _, _, per_over = loads.coefficients.T
-    over = np.maximum(0.0, room + loads.decoding - loads.knee)
-    return np.asarray(room / np.maximum(1e-9, base + decoding_s + prefill * room + per_over * over))
+    over = np.maximum(0.0, room + decoding - loads.knee)
+    return np.asarray(room / np.maximum(1e-9, base + answers_s + prefill * room + per_over * over))
 
 
 @dataclass(frozen=True, slots=True)

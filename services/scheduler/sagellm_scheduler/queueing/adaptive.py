@@ -30,6 +30,10 @@ class Adaptive:
     def key(self, request: Request) -> tuple[float, ...]:
         return self._current.key(request)
 
+    @property
+    def minds_time(self) -> bool:
+        return isinstance(self._current, Timely)
+
     def latest(self, request: Request) -> float:
         return self._current.latest(request) if isinstance(self._current, Timely) else math.inf
 

@@ -14,6 +14,7 @@ class Hybrid:
     """
 
     name = "hybrid"
+    minds_time = True
 
     def __init__(self, slo: float = 1.0, priority: float = 1.0, cost: float = 0.5) -> None:
         self.slo, self.priority, self.cost = slo, priority, cost

@@ -10,7 +10,7 @@ class ByPriority:
 
     So an urgent request overtakes whatever has waited less than `aging_s` per class between them, and nobody is
     overtaken by a request that arrived more than `aging_s` times the number of classes between them after it.
-    The key never changes with time, which keeps the queue a plain heap.
+    The key never changes with time.
     """
 
     name = "priority"

@@ -13,12 +13,13 @@ class SloAware:
 
     Both the time that a request may take and the time that it needs are known when it is queued, so that the order of
     two requests never changes, but for one that is to be late: because it turns out so when its turn comes, or because
-    most of the others are in time without it. It may wait for `guard_s`, one that states nothing for `unstated_s`.
-    Nobody's slack counts for more than `guard_s`: whoever came that much earlier goes first, whatever is asked of the
-    others.
+    most of the others are in time without it. It may wait for `guard_s`, one that states nothing for `unstated_s`, one
+    whose first token has come already for nothing. Nobody's slack counts for more than `guard_s`: whoever came that
+    much earlier goes first, whatever is asked of the others.
     """
 
     name = "slo_aware"
+    minds_time = True
 
     def __init__(self, unstated_s: float = UNSTATED_S, guard_s: float = GUARD_S) -> None:
         self.unstated_s, self.guard_s = unstated_s, guard_s
@@ -27,17 +28,24 @@ class SloAware:
         return (request.arrival + slack_s(request, self.unstated_s, self.guard_s),)
 
     def latest(self, request: Request) -> float:
-        return request.arrival + stated_slack_s(request)
+        return request.arrival + max(0.0, min(_limits(request), default=math.inf))
 
 
 def slack_s(request: Request, unstated_s: float, guard_s: float) -> float:
-    """Return how long after its arrival a request may be placed, from 0 to `guard_s`."""
-    slack = guard_s if request.is_late else stated_slack_s(request)
-    return min(guard_s, unstated_s if slack == math.inf else slack)
+    """Return how long after its arrival a request may be placed, from 0 to `guard_s`.
+
+    One that has given way has lost what was to come first, but not its other SLO.
+    """
+    if request.has_begun:
+        return 0.0
+    limits = sorted(_limits(request))
+    if request.is_late:
+        limits = [limit for limit in limits[1:] if limit > 0.0] or [guard_s]
+    return min(guard_s, max(0.0, limits[0] if limits else unstated_s))
 
 
-def stated_slack_s(request: Request) -> float:
-    """Return how long after its arrival a request may be placed so that its SLOs can be met; infinite without any."""
+def _limits(request: Request) -> list[float]:
+    """How long after its arrival a request may be placed so that each of its SLOs can be met."""
     slo, prospect = request.slo, request.prospect
     first_s, all_s = (prospect.alone_s, prospect.total_s) if prospect is not None else (0.0, 0.0)
     limits = []
@@ -45,4 +53,4 @@ def stated_slack_s(request: Request) -> float:
         limits.append(slo.ttft_ms / 1e3 - first_s)
     if slo.deadline_ms is not None:
         limits.append(slo.deadline_ms / 1e3 - all_s)
-    return max(0.0, min(limits, default=math.inf))
+    return limits

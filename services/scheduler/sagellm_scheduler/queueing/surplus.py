@@ -15,20 +15,23 @@ class Job(NamedTuple):
 
 def surplus(jobs: Iterable[Job], begins: float, engines: float) -> list[int]:
     """Return the numbers of the jobs without which the most others begin in time, if so many engines do one after the
-    other from `begins` on.
+    other from `begins` on, in this order.
 
-    Moore (1968), "An n job, one machine sequencing algorithm for minimizing the number of late jobs": in the order of
-    the times, and when one would be late, the longest of it and those before it is given up.
+    Moore (1968), "An n job, one machine sequencing algorithm for minimizing the number of late jobs": when one would be
+    late, the longest of it and those before it is given up; here only if that helps, since jobs that keep their place
+    or have all the time may come between. Else it is given up itself.
     """
     kept: list[tuple[float, int]] = []
     given: list[int] = []
     for number, (seconds, latest, is_fixed) in enumerate(jobs):
-        is_late = begins > latest
+        longest = -kept[0][0] if kept else 0.0
+        if begins > latest and (longest <= seconds or begins - longest / engines > latest):
+            given.append(number)
+            continue
+        if begins > latest:
+            begins -= longest / engines
+            given.append(heapq.heappop(kept)[1])
         begins += seconds / engines
         if not is_fixed:
             heapq.heappush(kept, (-seconds, number))
-            if is_late:
-                longest, last = heapq.heappop(kept)
-                begins += longest / engines
-                given.append(last)
     return given
