@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply
+from sagellm_common.contracts.slo import Slo
 from sagellm_scheduler.core import events
 from sagellm_scheduler.core.actions import AskEngine
 from sagellm_scheduler.kv_index.index import EXPECT_S, KvIndex
@@ -139,6 +140,23 @@ def test_a_busy_engine_is_worth_waiting_for_where_it_saves_more(router: str, is_
     assert {assignment.engine_id for assignment in driver.assignments[1:]} == {"idle"}
     driver.submit("known", prompt_tokens=40 * BLOCK, block_hashes=tuple(range(100, 140)))
     assert (driver.assignments[-1].engine_id == "busy") is is_waited_for
+
+
+@pytest.mark.parametrize(("slo", "queued"), [(Slo(), 60_000), (Slo(ttft_ms=3000), 25_000)])
+def test_patience_ends_where_waiting_takes_longer_than_it_saves(slo: Slo, queued: int) -> None:
+    """A prompt that an engine knows almost whole, a second of work, does not wait six for it, and not two if the first
+    token would be late then: it goes to another that is busy for half a second, when that has room."""
+    driver = Driver.leading(router="predictive", backlog_s=0.2, admission_slack=None)
+    size: dict[str, Any] = {"max_num_seqs": 64, "num_pages": 100_000, "max_model_len": 100_000}
+    for name, before in (("knows", queued), ("other", 4500)):
+        driver.engine(name, kind="k", benchmark=STEPS, **size)
+        driver.submit(f"before {name}", prompt_tokens=before)
+        assert driver.assignments[-1].engine_id == name
+    driver.feed(events.CacheChanged(KvEvents("knows", "i1", 1, list(range(39)))))
+    driver.submit("r1", prompt_tokens=39 * BLOCK + 4, block_hashes=tuple(range(39)), slo=slo)
+    assert len(driver.assignments) == 2, "neither now"
+    driver.report("other", last_assignment=driver.assignments[1].number)
+    assert driver.assignments[-1].engine_id == "other"
 
 
 def test_a_missed_event_is_repaired_by_asking_once_a_second() -> None:

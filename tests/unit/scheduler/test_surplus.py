@@ -7,12 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagellm_common.contracts.slo import Slo
 from sagellm_scheduler.queueing.surplus import Job, surplus
-from support.scheduling import Driver
 
 JOBS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30)), max_size=8)
-STEPS = tuple((0.005 + 0.0001 * p + 0.0004 * d, p + d, p, d, 20 * d, 0) for p in (0, 16, 256, 1024) for d in (1, 8, 32))
 
 
 def in_time(jobs: list[Job], engines: float) -> bool:
@@ -45,39 +42,15 @@ def test_the_longest_gives_way() -> None:
     assert surplus(jobs, 0.0, 8.0) == []
 
 
-def test_nobody_gives_way_while_no_engine_is_ready() -> None:
-    """Two requests wait while their engine is busy, then draining, then back: they go in their order, and neither has
-    let the other go first."""
-    driver = Driver.leading(queue="slo_aware", default_slo=Slo(ttft_ms=60_000), admission_slack=None)
-    driver.engine("e1", kind="k", benchmark=STEPS, max_num_seqs=1, num_pages=10_000, max_model_len=50_000)
-    driver.submit("before")
-    driver.submit("long", prompt_tokens=8000)
-    driver.submit("short", prompt_tokens=300)
-    driver.report("e1", state="draining", running=1, last_assignment=1)
-    driver.end("before")
-    driver.report("e1", state="draining", last_assignment=1)
-    assert driver.order == ["before"]
-    driver.report("e1", last_assignment=1)
-    assert driver.order == ["before", "long"]
-    assert not any(publish.record.decisions[-1].gave_way for publish in driver.records if publish.record.decisions)
-
-
-@pytest.mark.parametrize(("queue", "first"), [("slo_aware", "s0"), ("fifo", "long")])
-def test_a_long_prompt_gives_way_to_those_that_it_would_make_late(queue: str, first: str) -> None:
-    """While an engine is busy a long prompt and six short ones come that cannot all be in time: with `slo_aware` the
-    short ones go first and are in time, and the long one goes last; nobody is lost."""
-    driver = Driver.leading(queue=queue, default_slo=Slo(ttft_ms=900), admission_slack=None)
-    driver.engine("e1", kind="k", benchmark=STEPS, max_num_seqs=1, num_pages=10_000, max_model_len=50_000)
-    driver.submit("before")
-    driver.submit("long", prompt_tokens=8000)
-    for number in range(6):
-        driver.submit(f"s{number}", prompt_tokens=300)
-    while len(driver.order) < 8:
-        driver.now += 0.05
-        driver.end(driver.order[-1])
-        driver.report("e1", running=0, last_assignment=driver.assignments[-1].number)
-    assert driver.order[1] == first
-    assert sorted(driver.order) == sorted(["before", "long", *(f"s{number}" for number in range(6))])
-    assert (driver.order[-1] == "long") is (queue == "slo_aware")
-    placed = {publish.record.request_id: publish.record.decisions[-1] for publish in driver.records}
-    assert [name for name, decision in placed.items() if decision.gave_way] == ["long"] * (queue == "slo_aware")
+@pytest.mark.parametrize(
+    ("jobs", "begins", "given"),
+    [
+        ([Job(1, 1), Job(20, math.inf, is_fixed=True), Job(0.1, 2)], 0.0, [2]),
+        ([Job(5, math.inf), Job(0.1, 0.1)], 0.2, [1]),
+        ([Job(1, math.inf)] * 10 + [Job(0.1, 3)], 0.0, [10]),
+        ([Job(8, math.inf)] + [Job(1, math.inf)] * 2 + [Job(0.1, 3)], 0.0, [0]),
+    ],
+)
+def test_the_longest_gives_way_only_if_that_helps(jobs: list[Job], begins: float, given: list[int]) -> None:
+    """Where a job is late whatever one other does, it gives way itself: what keeps its place, what has all the time."""
+    assert surplus(jobs, begins, 1.0) == given

@@ -15,6 +15,7 @@ from sagellm_scheduler.perf_model.forecast import (
     few_enough,
     idle_engines,
     pass_time,
+    prefix_s,
     prompt_times,
     token_times,
     usual_s,
@@ -254,3 +255,16 @@ def test_engines_count_by_how_fast_they_prefill_beside_what_they_decode() -> Non
     loads.decoding[0] = 100
     beside = 900 / (0.1 + 0.09) / 10_000  # 900 tokens a step that takes 90 ms for them and 100 ms for the answers
     assert idle_engines(loads) == pytest.approx(1.5 + beside)
+    loads.decoding[:], loads.coefficients[:, 5], loads.knee[:] = 0.0, 1e-4, 500.0
+    idle = idle_engines(loads)
+    loads.decoding[:], loads.coefficients[:, 2] = 400.0, 0.0
+    assert idle_engines(loads) < idle, "rows of answers are rows, too"
+
+
+def test_a_prefix_takes_an_idle_engine_its_tokens_and_their_context() -> None:
+    """No more than the prompt that it begins: what every step costs counts once for a step's worth of tokens."""
+    loads = Loads.zeros(2)
+    loads.coefficients[:] = (5e-3, 1e-4, 0.0, 0.0, 1e-8, 0.0)
+    loads.knee[:], loads.budget[:] = 1e9, 1000.0
+    times = prefix_s(loads, np.array([0.0, 10_000.0]))
+    assert times == pytest.approx([0.0, 10_000 * 1e-4 + 10 * 5e-3 + 1e-8 * 10_000**2 / 2])
