@@ -77,7 +77,7 @@ class Queues:
         """Let the head of a queue, which is late, go behind those that can still be in time, if there are others, the
         policy minds, and it has not done so before; returns whether it did."""
         model = request.submit.model
-        if request.is_late or not self.minds_time(model):
+        if request.gave_way or not self.minds_time(model):
             return False
         self._queues[model].give_way(request)
         return True
@@ -131,6 +131,5 @@ class Queues:
 
 
 def _job(request: Request, policy: Timely) -> Job:
-    seconds = request.prospect.alone_s if request.prospect is not None else 0.0
-    is_fixed = request.is_late or request.has_begun
-    return Job(seconds, math.inf if is_fixed else policy.latest(request), is_fixed=is_fixed)
+    is_fixed = request.gave_way or request.has_begun
+    return Job(request.alone_s, math.inf if is_fixed else policy.latest(request), is_fixed=is_fixed)

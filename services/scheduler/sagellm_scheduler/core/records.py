@@ -42,7 +42,7 @@ def decision(
         predicted_ttft_ms=round((placed.expected.first_s + now - request.arrival) * 1e3, 3),
         predicted_itl_ms=round(placed.expected.per_s * 1e3, 3),
         predicted_transfer_ms=None if placed.prefill is None else round(placed.expected.transfer_s * 1e3, 3),
-        gave_way=request.is_late,
+        gave_way=request.gave_way,
         promised_itl_ms=request.slo.itl_ms,
     )
 

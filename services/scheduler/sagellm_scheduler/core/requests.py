@@ -75,8 +75,8 @@ class Request:
     `arrival` is when its gateway accepted it; `seq` breaks ties in the order of submission. `is_partial` says that
     an earlier leader may have kept decisions about it in the stream. `parked_since` is when it was found that no
     engine that could run it is ready; None while one is. `slo` is what holds for it, `prospect` what was
-    to be expected when it was queued, `expected` what its last placement promised. `is_late` says that it has
-    given way: its first token was expected too late when its turn came, or most others are in time without it.
+    to be expected when it was queued, `expected` what its last placement promised. `gave_way` says that it has
+    let others go first: its first token was expected too late when its turn came, or most are in time without it.
     """
 
     submit: Submit
@@ -92,7 +92,7 @@ class Request:
     slo: Slo = NO_SLO
     prospect: Prospect | None = None
     expected: Expected | None = None
-    is_late: bool = False
+    gave_way: bool = False
 
     @property
     def request_id(self) -> str:
@@ -101,6 +101,11 @@ class Request:
     @property
     def epoch(self) -> int:
         return self.submit.epoch
+
+    @property
+    def alone_s(self) -> float:
+        """What its prompt takes an idle engine, seconds; 0 as long as nothing is known of any."""
+        return 0.0 if self.prospect is None else self.prospect.alone_s
 
     @property
     def has_begun(self) -> bool:

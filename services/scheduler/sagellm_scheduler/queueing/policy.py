@@ -12,8 +12,8 @@ class QueuePolicy(Protocol):
     """Orders waiting requests; one policy object serves the queues of all models.
 
     `key` must not block and must not change the request. It is asked once when a request is queued, and again for all
-    when the policy is changed; the queue keeps the answer. A policy may also
-    be `Served`, `Timely` or `Reviewed`, and say in an attribute `reason` why it orders as it does now.
+    when the policy is changed; the queue keeps the answer. A policy may also be `Served`, `Timely` or `Reviewed`, and
+    say in an attribute `reason` why it orders as it does now.
     """
 
     name: str
@@ -35,10 +35,12 @@ class Served(Protocol):
 @runtime_checkable
 class Timely(Protocol):
     """A policy that minds the time, as long as `minds_time`: who is late when its turn comes, and those without which
-    most others are in time, give way; `key` is asked again then, with `is_late` set."""
+    most others are in time, give way; `key` is asked again then, with `gave_way` set."""
 
     @property
-    def minds_time(self) -> bool: ...
+    def minds_time(self) -> bool:
+        """Whether anybody gives way now."""
+        ...
 
     def latest(self, request: Request) -> float:
         """Return when a request must be placed at the latest, on the scheduler's clock; infinite if that is open, so

@@ -36,7 +36,7 @@ class RequestQueue:
     def push(self, request: Request) -> None:
         """Add a request; another one with the same id must have been removed before."""
         entry = self._waiting[request.request_id] = (self._policy.key(request), request.seq, request)
-        self.seconds += _seconds(request)
+        self.seconds += request.alone_s
         insort(self._sorted, entry)
 
     def peek(self) -> Request | None:
@@ -56,13 +56,13 @@ class RequestQueue:
             return False
         del self._waiting[request.request_id]
         del self._sorted[self._place(entry)]
-        self.seconds = self.seconds - _seconds(request) if self._sorted else 0.0
+        self.seconds = self.seconds - request.alone_s if self._sorted else 0.0
         return True
 
     def give_way(self, request: Request) -> None:
         """Order a waiting request anew, now that it is to be late."""
         self.remove(request)
-        request.is_late = True
+        request.gave_way = True
         self.push(request)
 
     def reorder(self, policy: QueuePolicy) -> None:
@@ -80,7 +80,3 @@ class RequestQueue:
     def _use(self, policy: QueuePolicy) -> None:
         self._policy = policy
         self._note_served = policy.served if isinstance(policy, Served) else None
-
-
-def _seconds(request: Request) -> float:
-    return 0.0 if request.prospect is None else request.prospect.alone_s

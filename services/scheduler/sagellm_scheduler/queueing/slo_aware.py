@@ -39,18 +39,17 @@ def slack_s(request: Request, unstated_s: float, guard_s: float) -> float:
     if request.has_begun:
         return 0.0
     limits = sorted(_limits(request))
-    if request.is_late:
+    if request.gave_way:
         limits = [limit for limit in limits[1:] if limit > 0.0] or [guard_s]
     return min(guard_s, max(0.0, limits[0] if limits else unstated_s))
 
 
 def _limits(request: Request) -> list[float]:
     """How long after its arrival a request may be placed so that each of its SLOs can be met."""
-    slo, prospect = request.slo, request.prospect
-    first_s, all_s = (prospect.alone_s, prospect.total_s) if prospect is not None else (0.0, 0.0)
+    slo, all_s = request.slo, 0.0 if request.prospect is None else request.prospect.total_s
     limits = []
     if slo.ttft_ms is not None:
-        limits.append(slo.ttft_ms / 1e3 - first_s)
+        limits.append(slo.ttft_ms / 1e3 - request.alone_s)
     if slo.deadline_ms is not None:
         limits.append(slo.deadline_ms / 1e3 - all_s)
     return limits
