@@ -31,6 +31,7 @@ class RobustRegression:
         self._memory = memory
         self._prior_samples = prior_samples
         self._gram = np.zeros((len(prior), len(prior)))
+        self._identity = np.eye(len(prior))
         self._moment = np.zeros(len(prior))
         self._ratios = np.ones(KEEP_RATIOS)
         self.num_samples = 0
@@ -82,7 +83,7 @@ class RobustRegression:
     def _solve(self) -> None:
         usual = max(float(self._prior.sum()), float(self.theta.sum()), LEAST)
         strength = self._prior_samples / usual**2
-        gram = self._gram + strength * np.eye(len(self._prior))
+        gram = self._gram + strength * self._identity
         self.theta = non_negative(gram, self._moment + strength * self._prior)
 
 
@@ -92,15 +93,12 @@ def non_negative(gram: Matrix, moment: Vector) -> Vector:
     The active-set method for non-negative least squares (Lawson and Hanson, 1974) without its second half, which
     takes unknowns back in. `gram` must be positive definite.
     """
-    kept = np.ones(len(moment), np.bool_)
+    kept, some = np.arange(len(moment)), np.linalg.solve(gram, moment)
+    while len(kept) and some.min() < 0.0:
+        kept = np.delete(kept, some.argmin())
+        some = np.linalg.solve(gram[np.ix_(kept, kept)], moment[kept])
     theta = np.zeros(len(moment))
-    while kept.any():
-        theta[:] = 0.0
-        theta[kept] = np.linalg.solve(gram[np.ix_(kept, kept)], moment[kept])
-        worst = int(np.argmin(theta))
-        if theta[worst] >= 0.0:
-            break
-        kept[worst] = False
+    theta[kept] = some
     return theta
 
 

@@ -1,6 +1,7 @@
 """Decision records: why a request went where it went, and what came of it."""
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,19 +12,20 @@ Cause = Literal["queue", "prefill", "transfer", "decode interference", "engine l
 """What made a request miss its SLO."""
 
 
-class Candidate(Message):
+@dataclass(slots=True)
+class Candidate:
     """One engine that was looked at; `excluded` says why it could not be chosen."""
 
     engine_id: str
-    load: float = Field(description="what the router compared, in its own unit")
+    load: Annotated[float, Field(description="what the router compared, in its own unit")]
     running: int = 0
     waiting: int = 0
     reserved: int = 0
-    cached_tokens: int = Field(default=0, description="tokens of the prompt that are in its cache")
-    predicted_ttft_ms: float | None = Field(
-        default=None, description="from the gateway's acceptance to the first token"
-    )
-    predicted_itl_ms: float | None = Field(default=None, description="mean time from token to token")
+    cached_tokens: Annotated[int, Field(description="tokens of the prompt that are in its cache")] = 0
+    predicted_ttft_ms: Annotated[
+        float | None, Field(description="from the gateway's acceptance to the first token")
+    ] = None
+    predicted_itl_ms: Annotated[float | None, Field(description="mean time from token to token")] = None
     excluded: str | None = None
 
 

@@ -51,7 +51,7 @@ def missed(expected: Forecast, demand: Demand) -> Figures:
         met = met * expected.first_within(slo.ttft_ms / 1e3 - waited_s)
     if slo.itl_ms is not None:
         met = met * expected.per_within(slo.itl_ms / 1e3)
-        others = expected.others_harmed(slo.itl_ms / 1e3, expected.others_after_s)
+        others = expected.others_harmed(slo.itl_ms / 1e3)
     if slo.deadline_ms is not None:
         met = met * expected.all_within(slo.deadline_ms / 1e3 - waited_s, demand.answer)
     return 1.0 - met + others

@@ -121,6 +121,7 @@ class Fleet:
             self._add(self._made(registration, now))
         else:
             known.registration, known.is_registered = registration, True
+            self._describe(known)
             self.refresh(known)
         self._slots.clear()
         return former
@@ -232,20 +233,26 @@ class Fleet:
     # columns
 
     def refresh(self, engine: Engine) -> None:
-        """Write an engine's figures into its slot."""
+        """Write what changes of an engine into its slot."""
         self._version += 1
         columns, slot = self.columns, engine.slot
         columns.ready[slot] = engine.is_ready
         columns.seqs[slot] = engine.seqs()
         columns.tokens[slot] = engine.tokens()
-        columns.max_seqs[slot] = max(1, engine.registration.max_num_seqs)
+        self._refresh_loads(engine)
+
+    def _describe(self, engine: Engine) -> None:
+        """Write what an engine's registration says of it into its slot."""
+        columns, slot, registration = self.columns, engine.slot, engine.registration
+        columns.max_seqs[slot] = max(1, registration.max_num_seqs)
         columns.total_tokens[slot] = max(1, engine.total_tokens)
         columns.max_context[slot] = engine.max_context
-        columns.price[slot] = engine.registration.price_per_hour / 3600.0
-        columns.role[slot] = ROLES[engine.registration.role]
-        columns.handoff[slot] = self._handoffs.setdefault(engine.registration.handoff, len(self._handoffs))
-        columns.kv_bytes[slot] = engine.registration.kv_bytes_per_token
-        self._refresh_loads(engine)
+        columns.price[slot] = registration.price_per_hour / 3600.0
+        columns.role[slot] = ROLES[registration.role]
+        columns.handoff[slot] = self._handoffs.setdefault(registration.handoff, len(self._handoffs))
+        columns.kv_bytes[slot] = registration.kv_bytes_per_token
+        columns.loads.kind[slot] = self.performance.number(registration.kind)
+        columns.loads.budget[slot] = registration.max_batch_tokens
 
     def _refresh_loads(self, engine: Engine) -> None:
         loads, slot = self.columns.loads, engine.slot
@@ -254,7 +261,6 @@ class Fleet:
         loads.decoding[slot] = engine.decoding()
         loads.sequences[slot] = self.columns.seqs[slot]
         loads.context[slot] = engine.context()
-        loads.budget[slot] = engine.registration.max_batch_tokens
         loads.prefill_share[slot] = engine.times.prefill_share
         loads.stalls[slot] = engine.times.stalls_per_s
         loads.comes[slot] = engine.times.prefill_per_s
@@ -276,7 +282,7 @@ class Fleet:
         self.columns.hashes[engine.slot] = np.uint64(stable_hash(engine.engine_id))
         self.kv.begin(engine.slot)
         self._step_begins(engine, engine.since)
-        self.columns.loads.kind[engine.slot] = self.performance.number(engine.registration.kind)
+        self._describe(engine)
         self.refresh(engine)
 
     def _remove(self, engine: Engine) -> None:

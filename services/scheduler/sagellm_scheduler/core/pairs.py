@@ -63,14 +63,13 @@ def _harms(demand: Demand, forecast: Forecast) -> tuple[Figures, Figures]:
     """Return the harm, in seconds, of prefilling a request on each engine, and of decoding it there."""
     first_ms, limit_ms, answer = demand.slo.ttft_ms, demand.slo.itl_ms, demand.answer
     there = forecast.apart_s + forecast.others * forecast.own_s
-    grown = np.maximum(0.0, forecast.per_s - forecast.per_before_s)
-    here = answer * forecast.per_s + 0.5 * forecast.others * answer * grown
+    here = answer * forecast.per_s + 0.5 * forecast.others * answer * forecast.grown_s
     if first_ms is not None:
         there = there + PRICE_OF_A_MISS_S * (1.0 - forecast.apart_within(first_ms / 1e3 - demand.waited_s))
     if limit_ms is not None:
         limit_s = limit_ms / 1e3
-        there = there + PRICE_OF_A_MISS_S * forecast.others_harmed(limit_s, forecast.others_stalled_s)
-        missed = 1.0 - forecast.per_within(limit_s) + forecast.others_harmed(limit_s, forecast.others_beside_s)
+        there = there + PRICE_OF_A_MISS_S * forecast.others_harmed(limit_s, answer=False)
+        missed = 1.0 - forecast.per_within(limit_s) + forecast.others_harmed(limit_s, prompt=False)
         here = here + PRICE_OF_A_MISS_S * missed
     return there, here
 
@@ -102,7 +101,6 @@ def _pair(
     num_bytes = max(1.0, demand.work.context - engines.cached[here]) * columns.kv_bytes[slot]
     transfer_s = transfers.predict_s(int(columns.handoff[slot]), num_bytes)
     first_s, per_s = float(forecast.apart_s[there]) + transfer_s, float(forecast.per_s[here])
-    grown_s = max(0.0, per_s - float(forecast.per_before_s[here]))
     others_there, others_here = float(forecast.others[there]), float(forecast.others[here])
     return Pair(
         there,
@@ -114,7 +112,7 @@ def _pair(
             added_s=first_s
             + demand.answer * per_s
             + others_there * float(forecast.own_s[there])
-            + 0.5 * others_here * demand.answer * grown_s,
+            + 0.5 * others_here * demand.answer * float(forecast.grown_s[here]),
         ),
         transfer_s,
         transfers.raw_s(num_bytes),
@@ -130,8 +128,8 @@ def _missed(there: int, here: int, first_s: float, demand: Demand, forecast: For
     if slo.itl_ms is not None:
         limit_s = slo.itl_ms / 1e3
         met *= float(forecast.per_within(limit_s)[here])
-        others += float(forecast.others_harmed(limit_s, forecast.others_stalled_s)[there])
-        others += float(forecast.others_harmed(limit_s, forecast.others_beside_s)[here])
+        others += float(forecast.others_harmed(limit_s, answer=False)[there])
+        others += float(forecast.others_harmed(limit_s, prompt=False)[here])
     if slo.deadline_ms is not None:
         left_s = slo.deadline_ms / 1e3 - demand.waited_s - first_s
         met *= float(forecast.per_s[here]) * demand.answer <= left_s

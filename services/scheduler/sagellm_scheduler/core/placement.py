@@ -289,8 +289,8 @@ def _candidate(
 ) -> Candidate:
     gauges = engine.report.gauges if engine.report else None
     return Candidate(
-        engine_id=engine.engine_id,
-        load=load,
+        engine.engine_id,
+        load,
         running=gauges.running if gauges else 0,
         waiting=gauges.waiting if gauges else 0,
         reserved=engine.reservations.seqs if engine.is_stale else engine.reservations.unseen_seqs,

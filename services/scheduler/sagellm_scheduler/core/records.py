@@ -1,6 +1,6 @@
 """Decision records: built when a request is placed, completed when it has ended."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from sagellm_common.contracts.base import LeaderEpoch
 from sagellm_common.contracts.decisions import Cause, Decision, DecisionRecord
@@ -58,21 +58,22 @@ def ended_record(request: Request, event: RequestEvent, alone_s: float) -> Decis
     `alone_s` is what its first token would have taken if nothing else had run.
     """
     missed = missed_slo(event, request.slo)
-    record = _record(request.submit, request.decisions).model_copy(
-        update={
-            "slo": request.slo,
-            "outcome": event.phase,
-            "ttft_ms": event.ttft_ms,
-            "itl_ms": event.itl_mean_ms,
-            "e2e_ms": event.e2e_ms,
-            "transfer_ms": event.transfer_ms,
-            "completion_tokens": event.completion_tokens,
-            "error": event.error,
-            "missed": missed,
-            "cause": None if missed is None else cause_of(request, event, missed, alone_s),
-        }
+    return with_errors(
+        _record(
+            request.submit,
+            request.decisions,
+            slo=request.slo,
+            outcome=event.phase,
+            ttft_ms=event.ttft_ms,
+            itl_ms=event.itl_mean_ms,
+            e2e_ms=event.e2e_ms,
+            transfer_ms=event.transfer_ms,
+            completion_tokens=event.completion_tokens,
+            error=event.error,
+            missed=missed,
+            cause=None if missed is None else cause_of(request, event, missed, alone_s),
+        )
     )
-    return with_errors(record)
 
 
 def with_errors(record: DecisionRecord) -> DecisionRecord:
@@ -123,10 +124,10 @@ def _exceeds(measured_ms: float | None, limit_ms: float | None) -> bool:
 
 def rejected_record(submit: Submit, decisions: list[Decision], error: SageError) -> DecisionRecord:
     """The record of a request that the scheduler gave up itself."""
-    return _record(submit, decisions).model_copy(update={"outcome": "rejected", "error": error.to_dict()})
+    return _record(submit, decisions, outcome="rejected", error=error.to_dict())
 
 
-def _record(submit: Submit, decisions: list[Decision]) -> DecisionRecord:
+def _record(submit: Submit, decisions: list[Decision], **ended: Any) -> DecisionRecord:
     return DecisionRecord(
         request_id=submit.request_id,
         model=submit.model,
@@ -134,5 +135,5 @@ def _record(submit: Submit, decisions: list[Decision]) -> DecisionRecord:
         max_tokens=submit.max_tokens,
         priority=int(submit.priority),
         decisions=list(decisions),
-        slo=submit.slo,
+        **{"slo": submit.slo, **ended},
     )

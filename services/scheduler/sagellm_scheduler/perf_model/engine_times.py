@@ -33,15 +33,12 @@ class EngineTimes:
         self._kind = kind
         self._version = kind.version
         self._regression = RobustRegression(kind.theta)
+        self.coefficients: Vector = self._regression.theta / SCALES
         self._pending: list[StepSample] = []
         self._learnt_at: float | None = None
         self.prefill_share = 0.0
         self.stalls_per_s = 0.0
         self.prefill_per_s = 0.0
-
-    @property
-    def coefficients(self) -> Vector:
-        return self._regression.theta / SCALES
 
     @property
     def knee(self) -> float:
@@ -89,6 +86,7 @@ class EngineTimes:
             self._version = self._kind.version
             self._regression = RobustRegression(self._kind.theta)
         self._regression.observe(features(samples, self.knee), samples[:, DURATION])
+        self.coefficients = self._regression.theta / SCALES
 
     def _share(self, samples: Matrix, elapsed_s: float) -> None:
         without = samples.copy()

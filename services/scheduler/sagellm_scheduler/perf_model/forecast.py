@@ -62,7 +62,7 @@ class Loads:
 LOADS = tuple(field.name for field in fields(Loads))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PromptTimes:
     """Seconds of a prompt on each of n engines, shape [n] each.
 
@@ -101,7 +101,8 @@ def pass_time(loads: Loads, now: float) -> None:
 
 
 def _room(loads: Loads, decoding: Vector) -> Vector:
-    """Tokens of prompts in a step: what decoding sequences leave of its budget, and of the time they are promised."""
+    """Tokens of prompts in a step: what so many decoding sequences, [n] or [m, n], leave of its budget, and of the time
+    they are promised."""
     room = np.asarray(np.maximum(1.0, loads.budget - decoding))
     paced = (loads.limit > 0.0) & (decoding > 0.0)
     if not paced.any():
@@ -111,7 +112,7 @@ def _room(loads: Loads, decoding: Vector) -> Vector:
     below = np.maximum(0.0, loads.knee - decoding)
     above = np.maximum(0.0, seconds - prefill * below) / np.maximum(1e-9, prefill + per_over)
     tokens = np.minimum(seconds / np.maximum(1e-9, prefill), below + above)
-    return np.where(paced, np.clip(tokens, 1.0, room), room)
+    return np.where(paced, np.minimum(np.maximum(tokens, 1.0), room), room)
 
 
 def _prompt_s(loads: Loads, chunk: Vector, room: Vector) -> Vector:
@@ -136,7 +137,7 @@ def prompt_times(loads: Loads, new: Vector, context: float, now: float) -> Promp
     """
     base, prefill, decode, per_context, per_product, per_over = loads.coefficients.T
     tokens = loads.backlog + new
-    before, then = _room(loads, loads.decoding), _room(loads, loads.sequences)
+    before, then = _room(loads, np.array([loads.decoding, loads.sequences]))
     room = np.where(loads.limit > 0.0, tokens / (loads.backlog / before + new / then), before)
     steps = np.ceil(tokens / room)
     beside = base + decode * loads.decoding + per_context * loads.context
@@ -185,7 +186,7 @@ def _rate(loads: Loads, room: Vector, decoding: Vector, answers_s: Vector) -> Ve
     return np.asarray(room / np.maximum(1e-9, base + answers_s + prefill * room + per_over * over))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TokenTimes:
     """Seconds from token to token on each of n engines, shape [n] each.
 

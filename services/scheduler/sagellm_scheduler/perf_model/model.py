@@ -32,20 +32,19 @@ class Work:
     limit_s: float = np.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Forecast:
     """What a request would see on each of n engines; shape [n] each, seconds.
 
     `first_s`: from the assignment to the first token; `apart_s`: the same if the prompt is for another engine, without
     what handing over takes. `per_s`: expected mean from token to token; `usual_s`: what half of such requests stay
     below. The spreads are standard deviations of the logarithm. `added_s`: what the request's own time and the delay of
-    the others that run there come to together. `per_before_s`: what the others have from token to token without it; of
-    that, what counts against their SLOs is `others_before_s`, and with it, in the mean of answers of which half is
-    still to come, `others_after_s`, with its prompt alone `others_stalled_s`, with its answer alone `others_beside_s`:
-    prompts cost those nothing whose pace is kept.
+    the others that run there come to together. `per_before_s`: what the others have from token to token without it, of
+    which the prompt takes `stalled_s` more from each and the answer `grown_s` as long as it lasts.
     `step_s`: a step without prompts; others take `stall_s` longer, `stalls` of them a second, and are kept to `bound_s`
-    where an SLO is tight. `own_s`: of computing its prompt. `alone_s`: to the first token if nothing else ran there.
-    `backlog_s`: until what waits there is prefilled.
+    where an SLO is tight, to `bound_before_s` without the request; infinite where no pace is kept. `own_s`: of
+    computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until what waits there
+    is prefilled.
 
     The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
     engines where they are even.
@@ -59,10 +58,8 @@ class Forecast:
     usual_s: Vector
     per_spread: Vector
     per_before_s: Vector
-    others_before_s: Vector
-    others_after_s: Vector
-    others_stalled_s: Vector
-    others_beside_s: Vector
+    stalled_s: Vector
+    grown_s: Vector
     own_s: Vector
     added_s: Vector
     others: Vector
@@ -75,9 +72,9 @@ class Forecast:
     stalls: Vector
     stall_s: Vector
     bound_s: Vector
+    bound_before_s: Vector
     answer: float
-    known: dict[float, Vector] = field(default_factory=dict)
-    """Probabilities by limit that have been asked for; of what was before, by the limit's negative."""
+    _known: dict[object, Vector] = field(default_factory=dict)
 
     def first_within(self, limit_s: float) -> Vector:
         """Probability [n] that the first token comes within so many seconds."""
@@ -93,28 +90,36 @@ class Forecast:
         A short answer has it short unless a prompt comes between, a long one has its share of them: few enough of those
         must come. Steps are uncertain by the spread, of which three points stand for all.
         """
-        known = self.known.get(limit_s)
-        if known is not None:
-            return known
+        if limit_s in self._known:
+            return self._known[limit_s]
         mean = self.stalls * self.answer * self.per_s
         left_s = limit_s * np.exp(-DISTANCES * self.per_spread) - self.step_s
         most = np.where(self.stall_s > 0.0, left_s * self.answer / np.maximum(self.stall_s, 1e-9), 1e9)
         within = WEIGHTS @ np.where(left_s > 0.0, few_enough(np.minimum(most, 1e9), mean), 0.0)
-        self.known[limit_s] = np.asarray(np.maximum(within, _within(self.bound_s, self.per_spread, limit_s)))
-        return self.known[limit_s]
+        self._known[limit_s] = np.asarray(np.maximum(within, _within(self.bound_s, self.per_spread, limit_s)))
+        return self._known[limit_s]
 
     def all_within(self, limit_s: float, answer: float) -> Vector:
         """Probability [n] that an answer of so many tokens is complete within so many seconds."""
         return _within(self.first_s + answer * self.per_s, self.first_spread, limit_s)
 
-    def others_harmed(self, limit_s: float, after_s: Vector) -> Vector:
-        """How many of the others, which have `after_s` [n] from token to token then, are expected to exceed the limit
-        for the request's sake, shape [n]."""
-        before = self.known.get(-limit_s)
-        if before is None:
-            before = self.known[-limit_s] = _within(self.others_before_s, self.per_spread, limit_s)
-        after = _within(after_s, self.per_spread, limit_s)
+    def others_harmed(self, limit_s: float, *, prompt: bool = True, answer: bool = True) -> Vector:
+        """How many of the others are expected to exceed the limit for the sake of the request's prompt, of its answer,
+        or of both, shape [n]. Those whose pace is kept, prompts cost nothing."""
+        before, after = self._others_within(limit_s), self._others_within(limit_s, prompt=prompt, answer=answer)
         return self.others * np.maximum(0.0, before - after)
+
+    def _others_within(self, limit_s: float, *, prompt: bool = False, answer: bool = False) -> Vector:
+        """Probability [n] that the others' time per token is within so many seconds; half of their answers, in the
+        mean, is still to come."""
+        key = limit_s, prompt, answer
+        if key not in self._known:
+            free_s = self.per_before_s + 0.5 * self.grown_s if answer else self.per_before_s
+            free_s = free_s + self.stalled_s if prompt else free_s
+            kept_s = self.bound_s if answer else self.bound_before_s
+            others_s = np.where(np.isfinite(self.bound_before_s), kept_s, free_s)
+            self._known[key] = _within(others_s, self.per_spread, limit_s)
+        return self._known[key]
 
 
 class PerformanceModel:
@@ -180,7 +185,6 @@ class PerformanceModel:
         fleet, raw_usual = _shared(tokens.after, is_even), usual_s(tokens, work.answer)
         per_s, per_before_s = calibrated(tokens.after, fleet), calibrated(tokens.before, fleet)
         grown = np.maximum(0.0, per_s - per_before_s)
-        stalled, is_kept = times.own / work.typical, np.isfinite(tokens.bound_before)
         delay = loads.sequences * (times.own + 0.5 * work.answer * grown)  # half of their answers are still to come
         return Forecast(
             first_s=first_s,
@@ -191,10 +195,8 @@ class PerformanceModel:
             usual_s=calibrated(raw_usual, _shared(raw_usual, is_even)),
             per_spread=per_spread,
             per_before_s=per_before_s,
-            others_before_s=np.where(is_kept, tokens.bound_before, per_before_s),
-            others_after_s=np.where(is_kept, tokens.bound, per_before_s + 0.5 * grown + stalled),
-            others_stalled_s=np.where(is_kept, tokens.bound_before, per_before_s + stalled),
-            others_beside_s=np.where(is_kept, tokens.bound, per_before_s + 0.5 * grown),
+            stalled_s=times.own / work.typical,
+            grown_s=grown,
             own_s=times.own,
             added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
@@ -207,6 +209,7 @@ class PerformanceModel:
             stalls=tokens.stalls,
             stall_s=tokens.stall,
             bound_s=tokens.bound,
+            bound_before_s=tokens.bound_before,
             answer=work.answer,
         )
 
@@ -220,5 +223,5 @@ def _within(expected_s: Vector, spread: Vector, limit_s: float) -> Vector:
     """Probability of a log-normal quantity to be within a limit; the normal distribution by its logistic likeness."""
     if limit_s <= 0.0:
         return np.zeros_like(expected_s)
-    distance = np.log(limit_s / np.clip(expected_s, 1e-9, 1e9)) / spread
+    distance = np.log(limit_s / np.minimum(np.maximum(expected_s, 1e-9), 1e9)) / spread
     return 1.0 / (1.0 + np.exp(np.minimum(-1.702 * distance, 50.0)))
