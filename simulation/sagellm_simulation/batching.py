@@ -72,8 +72,9 @@ class Batcher:
             return 1
         most = min(seq.limit - seq.length for seq in self.running)
         left = self.pages.free + self.pages.cached
-        while most > 1 and self._pages_needed(most) > left:
-            most //= 2
+        if len(self.running) * (pages_for(most) + 1) > left:  # else there are enough in any case
+            while most > 1 and self._pages_needed(most) > left:
+                most //= 2
         return max(1, most)
 
     def seconds(self, step: Step, times: int) -> float:

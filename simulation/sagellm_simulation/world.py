@@ -173,9 +173,7 @@ class World:
         """Feed the trace and wait for the last request to end; `progress` is called every ten simulated seconds."""
         self.kernel.every(10.0, progress)
         self._begin()
-        names = list(self._gateways)
-        for number, request in enumerate(self.trace.requests):
-            self.kernel.at(request.at, self._accept, self._gateways[names[number % len(names)]], request)
+        self._arrives(0)
         last = self.trace.requests[-1].at if self.trace.requests else 0.0
         total = len(self.trace.requests)
         self.kernel.run(last + self.scenario.drain_s, done=lambda: len(self.result.ended) >= total)
@@ -236,10 +234,17 @@ class World:
         for standing in self._schedulers:
             self._send((sender, standing.scheduler_id), standing.feed, event)
 
-    def _accept(self, at: gateway.SimGateway, request: TraceRequest) -> None:
+    def _arrives(self, number: int) -> None:
+        """Have the trace's next request come when its time comes, and those after it."""
+        if number < len(self.trace.requests):
+            self.kernel.at(self.trace.requests[number].at, self._accept, number)
+
+    def _accept(self, number: int) -> None:
+        request, names = self.trace.requests[number], list(self._gateways)
+        self._arrives(number + 1)
         if self.observer is not None:
             self.observer.accepted(request.prompt_tokens, self.kernel.now)
-        at.accept(request)
+        self._gateways[names[number % len(names)]].accept(request)
 
     def _register(self, engine: SimEngine) -> None:
         registration = engine.registration(MODEL)

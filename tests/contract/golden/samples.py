@@ -112,7 +112,7 @@ RECORD = DecisionRecord(
             queued_ms=1.5,
             candidates=[
                 Candidate(engine_id="e1", load=2.0, running=1),
-                Candidate(engine_id="e2", load=0, excluded="x"),
+                Candidate(engine_id="e2", load=0.0, excluded="x"),
             ],
             chosen="e1",
             reason="least load",

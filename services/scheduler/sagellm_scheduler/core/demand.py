@@ -35,6 +35,8 @@ class Demand:
 
 def effective(stated: Slo, default: Slo) -> Slo:
     """Return the SLO that holds: what a request does not state is the default's."""
+    if stated.ttft_ms is None and stated.itl_ms is None and stated.deadline_ms is None:
+        return default
     return Slo(
         ttft_ms=stated.ttft_ms or default.ttft_ms,
         itl_ms=stated.itl_ms or default.itl_ms,

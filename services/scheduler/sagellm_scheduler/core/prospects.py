@@ -34,15 +34,22 @@ def prospect(demand: Demand, fleet: Fleet, *, seconds_before: float, slots_wait_
     decoding = able & (columns.role[slots] != Role.PREFILL)
     if not decoding.any():
         decoding = able
-    seconds = expected.alone_s + tokens * expected.per_s / (loads.sequences + 1)
+    first_s, alone_s, total_s, cost, alone_itl_s = _least(
+        able,
+        expected.first_s,
+        expected.alone_s,
+        expected.alone_s + demand.answer * expected.per_s,
+        (expected.alone_s + tokens * expected.per_s / (loads.sequences + 1)) * columns.price[slots],
+        _alone(loads, context_tokens(demand.submit) + demand.answer / 2),
+    )
     return Prospect(
         wait_s=wait_s,
-        ttft_s=demand.waited_s + wait_s + float(expected.first_s[able].min()),
-        alone_s=float(expected.alone_s[able].min()),
-        total_s=float((expected.alone_s + demand.answer * expected.per_s)[able].min()),
-        cost=float((seconds * columns.price[slots])[able].min()),
+        ttft_s=demand.waited_s + wait_s + first_s,
+        alone_s=alone_s,
+        total_s=total_s,
+        cost=cost,
         itl_s=float(expected.per_s[decoding].min()),
-        alone_itl_s=float(_alone(loads, context_tokens(demand.submit) + demand.answer / 2)[able].min()),
+        alone_itl_s=alone_itl_s,
         answer=demand.answer,
         missed=_least_missed(replace(demand, waited_s=demand.waited_s + wait_s), fleet, outlook, able, decoding),
     )
@@ -60,6 +67,12 @@ def _least_missed(demand: Demand, fleet: Fleet, outlook: Outlook, able: Mask, wh
     engines = Engines(slots, can_prefill=able, can_decode=able, load=load, cached=outlook.cached)
     pair = best_pair(demand, engines, columns, expected, fleet.transfers, predicts=True)
     return least if pair is None else min(least, pair.prospects.missed)
+
+
+def _least(mask: Mask, *figures: Vector) -> list[float]:
+    """Return the least of each of some figures [n] where the mask is set."""
+    least: list[float] = np.array(figures)[:, mask].min(axis=1).tolist()
+    return least
 
 
 def _alone(loads: Loads, context: float) -> Vector:

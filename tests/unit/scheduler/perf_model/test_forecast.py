@@ -240,7 +240,7 @@ def test_answers_whose_pace_is_kept_lose_nothing_to_a_prompt() -> None:
         loads.coefficients[0, :2], loads.knee[0], loads.budget[0] = (0.010, 1e-4), 32.0, 4096.0
         loads.kind[0], loads.sequences[0], loads.decoding[0], loads.limit[0] = model.number("k"), 20.0, 20.0, limit
         forecast = model.forecast(loads, Work(2000.0, 50.0, typical=30.0), np.zeros(1), is_even=False)
-        harmed[limit] = float(forecast.others_harmed(0.015, forecast.others_after_s)[0])
+        harmed[limit] = float(forecast.others_harmed(0.015)[0])
     assert harmed[0.015] < 0.2 * harmed[0.0]
     assert harmed[0.0] > 5.0
 
