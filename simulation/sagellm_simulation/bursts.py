@@ -11,11 +11,12 @@ from sagellm_simulation.specs import EngineSpec
 from sagellm_simulation.trace import Trace
 
 PRECISION = 1.002
+NUM_RATES = 11
 
 
 def burst_bound(engines: Sequence[EngineSpec], trace: Trace, ttft_s: float, attainment: float) -> float:
-    """Return the requests a second, of a trace that is squeezed, above which fewer than `attainment` of the prompts
-    could be prefilled in time.
+    """Return how many prompts a second could be prefilled in time at most, of a trace that is squeezed so far that at
+    least `attainment` of them still are.
 
     Every prompt is computed by all engines together as fast as they can, their caches keep what is needed again
     soonest, and which prompts to give up is known beforehand. 0 if too many of them are too long for any engine.
@@ -24,17 +25,19 @@ def burst_bound(engines: Sequence[EngineSpec], trace: Trace, ttft_s: float, atta
     new = new_tokens(trace, held_tokens(engines))
     work = np.array([_seconds(limits, r.prompt_tokens, left) for r, left in zip(trace.requests, new, strict=True)])
     alone = np.array([min(first_token_s(limit, left) for limit in limits) for left in new])
-    may_be_late = len(new) - int(np.ceil(attainment * len(new))) - int((alone > ttft_s).sum())
-    if may_be_late < 0:
-        return 0.0
     fits = alone <= ttft_s
     arrivals, work = np.array([r.at for r in trace.requests])[fits], work[fits]
+
+    def in_time(rate: float) -> float:
+        return (len(work) - least_late(arrivals * (trace.rate / rate), work, ttft_s)) / len(new)
+
+    if len(work) < attainment * len(new):
+        return 0.0
     low, high = 1e-3 * trace.rate, len(new) / float(work.sum()) * 2.0
     while high / low > PRECISION:
         middle = (low * high) ** 0.5
-        is_borne = least_late(arrivals * (trace.rate / middle), work, ttft_s) <= may_be_late
-        low, high = (middle, high) if is_borne else (low, middle)
-    return low
+        low, high = (middle, high) if in_time(middle) >= attainment else (low, middle)
+    return max(rate * in_time(rate) for rate in np.linspace(attainment * low, low, NUM_RATES).tolist())
 
 
 def _seconds(limits: Sequence[Limits], prompt: float, new: float) -> float:

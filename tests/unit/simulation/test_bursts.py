@@ -60,8 +60,10 @@ def test_bursts_bear_less_than_single_requests() -> None:
 
 @pytest.mark.parametrize("size", [1, 8, 40])
 def test_no_load_above_it_is_borne(size: int) -> None:
-    """A fleet under bursts has fewer in time than the bound asks for."""
+    """A fleet under bursts has fewer in time than the bound, wherever at least 95 % are."""
     trace, slo = in_bursts(800, size), Slo(ttft_ms=500.0)
     limit = burst_bound([H200_8B] * 2, trace, 0.5, 0.95)
     scenario = Scenario(engines=(H200_8B, H200_8B), router="predictive", queue="slo_aware", slo=slo)
-    assert summarise(simulate(scenario, trace.at_rate(1.05 * limit)), slo).attainment < 0.95
+    loads = [summarise(simulate(scenario, trace.at_rate(share * limit)), slo) for share in (0.5, 0.8, 1.0, 1.1)]
+    assert max((load.goodput for load in loads if load.attainment >= 0.95), default=0.0) <= limit
+    assert loads[-1].attainment < 0.95

@@ -46,7 +46,7 @@ def _table(decision: Decision) -> Table:
         is_chosen = candidate.engine_id == decision.chosen
         predicted = (_ms(candidate.predicted_ttft_ms), _ms(candidate.predicted_itl_ms))
         figures = (f"{candidate.load:.1f}", str(candidate.running), str(candidate.waiting), str(candidate.reserved))
-        cached = str(candidate.cached_tokens or "")
+        cached = str(candidate.cached_tokens)
         note = "chosen" if is_chosen else candidate.excluded or ""
         style = "green" if is_chosen else "dim" if candidate.excluded else ""
         table.add_row("→" if is_chosen else "", candidate.engine_id, *predicted, *figures, cached, note, style=style)
