@@ -37,7 +37,8 @@ def burst_bound(engines: Sequence[EngineSpec], trace: Trace, ttft_s: float, atta
     while high / low > PRECISION:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if in_time(middle) >= attainment else (low, middle)
-    return max(rate * in_time(rate) for rate in np.linspace(attainment * low, low, NUM_RATES).tolist())
+    rates: list[float] = np.linspace(attainment * low, low, NUM_RATES).tolist()
+    return max(rate * in_time(rate) for rate in rates)
 
 
 def _seconds(limits: Sequence[Limits], prompt: float, new: float) -> float:
