@@ -136,5 +136,9 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| what | measured | goal | |", "|---|---|---|---|"]
     for goal, value in judged(results):
         mark = "met" if goal.is_met(value) else "**missed**"
-        lines.append(f"| {goal.name} | {value:,g} {goal.unit} | {goal.bound} | {mark} |")
+        lines.append(f"| {goal.name} | {_shown(value)} {goal.unit} | {goal.bound} | {mark} |")
     return "\n".join(lines)
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.4g}" if abs(value) < 1000.0 else f"{value:,.0f}"
