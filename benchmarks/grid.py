@@ -38,6 +38,7 @@ class Policy:
 
 
 OURS = "sageLLM"
+ORDINARY = "no separation, no pace"
 POLICIES = {
     "random": Policy("random"),
     "round robin": Policy("round_robin"),

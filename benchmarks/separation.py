@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.goals import RESULTS
-from benchmarks.grid import OURS, Policy
+from benchmarks.grid import ORDINARY, OURS, Policy
 from benchmarks.machine import describe
 from benchmarks.overhead import BUILTIN, CACHE
 from benchmarks.replay import Live, play
@@ -32,7 +32,6 @@ TRACE = "AzureLLMInferenceTrace_conv.csv"
 REQUESTS = 6000
 SLOS = {"tight": Slo(ttft_ms=500.0, itl_ms=15.0), "loose": Slo(ttft_ms=2000.0, itl_ms=30.0)}
 BOTH, ROLES = "16*h200-8b", "6*h200-8b:prefill,10*h200-8b:decode"
-ORDINARY = "no separation, no pace"
 WAYS = {
     ORDINARY: Policy("load_balanced", is_paced=False),
     "fixed roles, no pace": Policy("load_balanced", pd="threshold", is_split=True, is_paced=False),

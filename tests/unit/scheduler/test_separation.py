@@ -140,40 +140,6 @@ def test_a_policy_of_ones_own() -> None:
     assert driver.assignments[0].prefill is not None
 
 
-class Listening:
-    """Separates nothing, and remembers what it was asked about."""
-
-    name, predicts = "listening", True
-
-    def __init__(self) -> None:
-        self.asked: list[Alternatives] = []
-
-    def separate(self, request: object, alternatives: Alternatives) -> Verdict:
-        self.asked.append(alternatives)
-        return Verdict(False, "never")
-
-
-def _gain(*, is_found: bool) -> float:
-    """Seconds gained by prefilling a new prompt on another engine, where earlier prompts were in a cache or not."""
-    listening = Listening()
-    driver = Driver.leading(separation=listening, admission_slack=None)
-    for engine_id in ("a", "b"):
-        driver.engine(engine_id, handoff="x", kv_bytes_per_token=1000, benchmark=times(), kind="k")
-    for number in range(200):
-        first = 1 if is_found else 4 * number + 1
-        driver.submit(f"r{number}", prompt_tokens=1025, block_hashes=tuple(range(first, first + 4)))
-        driver.end(f"r{number}")
-        for engine_id in ("a", "b"):
-            driver.report(engine_id, last_assignment=number + 1)
-    driver.submit("new", prompt_tokens=1025, block_hashes=(-1, -2, -3, -4))
-    return listening.asked[-1].whole.added_s - listening.asked[-1].apart.added_s
-
-
-def test_a_prompt_in_two_caches_costs_where_caches_are_hit() -> None:
-    """A second copy of 1,025 tokens, 0.2 s of work, pushes out what is found again at the rate of late."""
-    assert _gain(is_found=False) - _gain(is_found=True) == pytest.approx(0.205, rel=0.05)
-
-
 def test_both_engines_are_reserved_until_their_reports_tell() -> None:
     """The prefill engine's share ends when it has seen the assignment, the decode engine's with the request."""
     driver = pair_of()

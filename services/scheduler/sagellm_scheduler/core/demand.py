@@ -16,7 +16,7 @@ Figures = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Demand:
     """A request that is to be placed `now`: its KV tokens and answer as expected, how long it has waited, its SLO; and
-    the answer that is `typical` of its model, and the share of prompts that is `found` in caches."""
+    the answer that is `typical` of its model."""
 
     submit: Submit
     kv_tokens: int
@@ -25,14 +25,12 @@ class Demand:
     slo: Slo
     now: float
     typical: float = 256.0
-    found: float = 0.0
 
     @property
     def work(self) -> Work:
         """What it asks of an engine."""
         limit_s = np.inf if self.slo.itl_ms is None else self.slo.itl_ms / 1e3
-        context, blocks = float(context_tokens(self.submit)), self.submit.block_hashes
-        return Work(context, self.answer, blocks, self.typical, limit_s, self.found)
+        return Work(float(context_tokens(self.submit)), self.answer, self.submit.block_hashes, self.typical, limit_s)
 
 
 def effective(stated: Slo, default: Slo) -> Slo:

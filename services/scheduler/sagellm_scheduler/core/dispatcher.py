@@ -10,7 +10,7 @@ from sagellm_scheduler.core import records
 from sagellm_scheduler.core.actions import Action, Assign, Notify, PublishRecord
 from sagellm_scheduler.core.config import CoreConfig
 from sagellm_scheduler.core.demand import Demand, effective
-from sagellm_scheduler.core.estimates import AnswerLengths, PrefixHits, ServiceRate, age_s, context_tokens, num_seqs
+from sagellm_scheduler.core.estimates import AnswerLengths, ServiceRate, age_s, context_tokens, num_seqs
 from sagellm_scheduler.core.fleet import Fleet
 from sagellm_scheduler.core.placement import Blocked, Placed, place
 from sagellm_scheduler.core.prospects import prospect
@@ -40,7 +40,7 @@ class Dispatcher:
         self.rate = ServiceRate()
         self.leader_epoch: LeaderEpoch = (0, 0)
         self.actions: list[Action] = []
-        self._lengths, self._hits = AnswerLengths(), PrefixHits()
+        self._lengths = AnswerLengths()
         self._timers = Timers()
         self._count = 0
 
@@ -106,7 +106,6 @@ class Dispatcher:
             slo=effective(submit.slo, self.config.default_slo),
             now=now,
             typical=self._lengths.typical(submit.model),
-            found=self._hits.share,
         )
 
     def prospect(self, submit: Submit, now: float) -> Prospect | None:
@@ -158,7 +157,6 @@ class Dispatcher:
             itl_ms=effective(request.submit.slo, self.config.default_slo).itl_ms,
         )
         request.expected = placed.expected
-        self._hits.observe(placed.expected.cached, context_tokens(request.submit))
         self.settle(request, assignment, now)
         self.rate.served(now)
         self._note(request, placed, assignment, now)

@@ -57,22 +57,6 @@ class AnswerLengths:
         return context_tokens(submit) + int(num_seqs(submit) * self.answer(submit))
 
 
-class PrefixHits:
-    """Which share of the prompts' tokens is found in caches: a moving average over the prompts placed."""
-
-    def __init__(self) -> None:
-        self._found = self._tokens = 0.0
-
-    def observe(self, found: int, tokens: int) -> None:
-        """Learn from one prompt of so many tokens, of which so many were found."""
-        self._found += WEIGHT_OF_NEWEST * (found - self._found)
-        self._tokens += WEIGHT_OF_NEWEST * (tokens - self._tokens)
-
-    @property
-    def share(self) -> float:
-        return self._found / max(1.0, self._tokens)
-
-
 class ServiceRate:
     """How many requests leave a queue per second, over the last half minute."""
 

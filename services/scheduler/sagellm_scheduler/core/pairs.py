@@ -60,11 +60,10 @@ def best_pair(
 
 
 def _harms(demand: Demand, forecast: Forecast) -> tuple[Figures, Figures]:
-    """Return the harm, in seconds, of prefilling a request on each engine, and of decoding it there; its prompt is in
-    the caches of both then."""
+    """Return the harm, in seconds, of prefilling a request on each engine, and of decoding it there."""
     first_ms, limit_ms, answer = demand.slo.ttft_ms, demand.slo.itl_ms, demand.answer
-    there = forecast.apart_s + forecast.others * forecast.own_s + forecast.displaced_s
-    here = answer * forecast.per_s + 0.5 * forecast.others * answer * forecast.grown_s + forecast.displaced_s
+    there = forecast.apart_s + forecast.others * forecast.own_s
+    here = answer * forecast.per_s + 0.5 * forecast.others * answer * forecast.grown_s
     if first_ms is not None:
         there = there + PRICE_OF_A_MISS_S * (1.0 - forecast.apart_within(first_ms / 1e3 - demand.waited_s))
     if limit_ms is not None:
@@ -111,7 +110,6 @@ def _pair(
             itl_s=per_s,
             missed=_missed(there, here, first_s, demand, forecast),
             added_s=first_s
-            + float(forecast.displaced_s[there] + forecast.displaced_s[here])
             + demand.answer * per_s
             + others_there * float(forecast.own_s[there])
             + 0.5 * others_here * demand.answer * float(forecast.grown_s[here]),

@@ -22,7 +22,7 @@ class Work:
     """What a request asks of an engine: tokens of its prompt, and of the answer that is expected.
 
     `blocks` are the hashes of the prompt's index blocks. `typical` is the answer that others are expected to have.
-    `limit_s` is the time from token to token that it is promised. `found` is the share of prompts that caches hold.
+    `limit_s` is the time from token to token that it is promised.
     """
 
     context: float
@@ -30,7 +30,6 @@ class Work:
     blocks: tuple[int, ...] = ()
     typical: float = 256.0
     limit_s: float = np.inf
-    found: float = 0.0
 
 
 @dataclass(slots=True)
@@ -44,8 +43,7 @@ class Forecast:
     which the prompt takes `stalled_s` more from each and the answer `grown_s` as long as it lasts.
     `step_s`: a step without prompts; others take `stall_s` longer, `stalls` of them a second, and are kept to `bound_s`
     where an SLO is tight, to `bound_before_s` without the request; infinite where no pace is kept. `own_s`: of
-    computing its prompt; `displaced_s`: of computing again what its prompt displaces from the engine's cache, as far as
-    it is found. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until what waits there
+    computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until what waits there
     is prefilled.
 
     The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
@@ -62,7 +60,6 @@ class Forecast:
     per_before_s: Vector
     stalled_s: Vector
     grown_s: Vector
-    displaced_s: Vector
     own_s: Vector
     added_s: Vector
     others: Vector
@@ -189,7 +186,6 @@ class PerformanceModel:
         per_s, per_before_s = calibrated(tokens.after, fleet), calibrated(tokens.before, fleet)
         grown = np.maximum(0.0, per_s - per_before_s)
         delay = loads.sequences * (times.own + 0.5 * work.answer * grown)  # half of their answers are still to come
-        displaced = work.found * times.own
         return Forecast(
             first_s=first_s,
             first_spread=first_spread,
@@ -201,9 +197,8 @@ class PerformanceModel:
             per_before_s=per_before_s,
             stalled_s=times.own / work.typical,
             grown_s=grown,
-            displaced_s=displaced,
             own_s=times.own,
-            added_s=first_s + work.answer * per_s + delay + displaced,
+            added_s=first_s + work.answer * per_s + delay,
             others=loads.sequences,
             raw_first_s=times.first,
             raw_per_s=tokens.after,

@@ -13,7 +13,8 @@ class Adaptive:
     """Compares what is predicted for both ways: SLOs missed, one of which is worth `price_s` seconds, and time added.
 
     Until `enough_seen` hand-offs have been seen, times of transfers are not known: the static rule decides then whether
-    to try, where the prediction has nothing against it. Apart must be better by a twentieth, since it costs messages.
+    to try, where the prediction has nothing against it. Apart must be better by a twentieth, since it costs messages
+    and the prompt is in two caches then.
     """
 
     name = "adaptive"
