@@ -67,8 +67,9 @@ class Batcher:
         A step that preempts admits nobody; the next one may. The last token of a prompt may be a step of its own, which
         looks like decoding and makes a first token.
         """
-        begins = any(seq.length == seq.prompt for seq in self.running)
-        if step.prefill or step.preemptions or begins or not self.running:
+        if step.prefill or step.preemptions or not self.running:
+            return 1
+        if any(seq.length == seq.prompt for seq in self.running):
             return 1
         most = min(seq.limit - seq.length for seq in self.running)
         left = self.pages.free + self.pages.cached
@@ -85,19 +86,21 @@ class Batcher:
     def commit(self, times: int) -> list[Sequence]:
         """The planned step has been made so often; returns those that have got a token, prompts prefilled for other
         engines left out."""
-        made, pages = [], self.pages
+        made, short, more = [], [], times - 1
         for seq in self.running:
             if not seq.scheduled:
                 continue
-            seq.computed += seq.scheduled + times - 1
+            computed = seq.computed = seq.computed + seq.scheduled + more
             if seq.known < len(seq.blocks):
-                pages.index_computed(seq)
-            if seq.computed >= seq.length + times - 1 and not seq.hand_to:
-                seq.length += times
+                self.pages.index_computed(seq)
+            length = seq.length + more
+            if computed >= length and not seq.hand_to:
+                seq.length = length + 1
                 made.append(seq)
-        for seq in made:
-            if seq.length - 1 > seq.capacity:
-                pages.grow(seq, pages_for(seq.length - 1) - seq.capacity // PAGE_SIZE)
+                if length > seq.capacity:
+                    short.append(seq)
+        for seq in short:
+            self.pages.grow(seq, pages_for(seq.length - 1) - seq.capacity // PAGE_SIZE)
         return made
 
     def observe(self, step: Step, seconds: float) -> None:
@@ -132,17 +135,18 @@ class Batcher:
                 step.preemptions += 1
 
     def _grow(self, step: Step) -> int:
-        prefilling, limits = [], []
+        prefilling, limits, context = [], set(), 0
         for seq in self.running:
-            seq.scheduled = 0
-            if seq.computed == seq.length - 1:
+            length = seq.length
+            if seq.computed == length - 1:
                 seq.scheduled = 1
-                step.decode += 1
-                step.context += seq.length
+                context += length
                 if seq.itl_s is not None:
-                    limits.append(seq.itl_s)
+                    limits.add(seq.itl_s)
             else:
+                seq.scheduled = 0
                 prefilling.append(seq)
+        step.decode, step.context = len(self.running) - len(prefilling), context
         before = prefilling[0].computed if prefilling else 0
         self.limit_s, allowed = self.pace.allowance(limits, step.decode, step.context, before)
         budget = min(self.spec.max_batch_tokens - step.decode, allowed)

@@ -16,7 +16,7 @@ class Kernel:
     def at(self, time: float, call: Callable[..., None], *args: Any) -> None:
         """Have `call(*args)` made at `time`, or now if that has passed."""
         self._count += 1
-        heapq.heappush(self._heap, (max(time, self.now), self._count, call, args))
+        heapq.heappush(self._heap, (time if time > self.now else self.now, self._count, call, args))
 
     def after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         """Have `call(*args)` made in so many seconds."""

@@ -53,5 +53,6 @@ class Network:
         if faults.reordering and chance.random() < faults.reordering:
             self._kernel.at(time + chance.random() * faults.late_s, deliver, *args)
             return
-        time = self._last[link] = max(time, self._last.get(link, 0.0))
+        last = self._last.get(link, 0.0)
+        time = self._last[link] = time if time > last else last
         self._kernel.at(time, deliver, *args)

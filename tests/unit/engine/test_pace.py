@@ -119,5 +119,5 @@ def test_nothing_is_cut_before_any_step_is_known() -> None:
 
 def test_what_can_be_kept_at_all_is_the_limit() -> None:
     """The least of those above what a step takes without prompts."""
-    assert promised([0.030, 0.004, 0.020], 0.005) == 0.020
-    assert promised([0.004], 0.005) == UNBOUNDED
+    assert promised({0.030, 0.004, 0.020}, 0.005) == 0.020
+    assert promised({0.004}, 0.005) == UNBOUNDED

@@ -5,6 +5,8 @@ A long prompt that is computed in one step holds up every answer beside it. Chun
 tokens but the time that the answers at hand leave, by step times that are learnt while the engine works.
 """
 
+from collections.abc import Set
+
 import numpy as np
 
 from sagellm_common.pacing import prompt_seconds
@@ -46,7 +48,7 @@ class Pace:
         base, decode, context, _, _ = self._factors
         return base + decode * decode_seqs + context * context_tokens
 
-    def allowance(self, limits_s: list[float], decode_seqs: int, context_tokens: int, before: int) -> tuple[float, int]:
+    def allowance(self, limits_s: Set[float], decode_seqs: int, context_tokens: int, before: int) -> tuple[float, int]:
         """Return the limit that is kept, of those promised to the answers of a step, and how many tokens of prompts it
         leaves; of the first prompt `before` tokens are computed."""
         if not limits_s:
@@ -70,7 +72,7 @@ class Pace:
         self._factors = tuple((regression.theta * SCALES).tolist())
 
 
-def promised(limits_s: list[float], answers_s: float) -> float:
+def promised(limits_s: Set[float], answers_s: float) -> float:
     """Return the least of the promised times that can be kept at all, of answers whose steps take so long without any
     prompt: what is lost anyway holds up nobody."""
     return min((limit for limit in limits_s if limit > answers_s), default=UNBOUNDED)

@@ -78,7 +78,7 @@ def _loss_if_preempted(seq: SequenceState) -> tuple[int, int, float]:
 
 
 def _grow_running(running: list[SequenceState], plan: StepPlan, budget: int, pace: Pace) -> int:
-    prefilling, limits = [], []
+    prefilling, limits = [], set()
     rows = plan.rows
     context_tokens = 0
     for seq in running:
@@ -88,7 +88,7 @@ def _grow_running(running: list[SequenceState], plan: StepPlan, budget: int, pac
             context_tokens += length
             rows.append(seq)
             if seq.itl_s is not None:
-                limits.append(seq.itl_s)
+                limits.add(seq.itl_s)
         else:
             prefilling.append(seq)
     plan.decode_seqs = len(rows)

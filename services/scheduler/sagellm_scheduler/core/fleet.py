@@ -84,10 +84,10 @@ class Fleet:
             slots = self.slots(model)
             pass_time(self.columns.loads, now)
             loads = self.columns.loads.at(slots)
-            is_even = not self.columns.handoff[slots].any()  # else some come to prefill more than others
+            is_even = not np.count_nonzero(self.columns.handoff[slots])  # else some come to prefill more than others
             if is_even and len(slots):
-                loads.prefill_share = np.full(len(slots), loads.prefill_share.mean())
-                loads.stalls = np.full(len(slots), loads.stalls.mean())
+                loads.prefill_share = np.full(len(slots), loads.prefill_share.sum() / len(slots))
+                loads.stalls = np.full(len(slots), loads.stalls.sum() / len(slots))
             cached = self.kv.overlap(work.blocks, slots) * self._config.block_tokens
             forecast = self.performance.forecast(loads, work, cached, now, is_even=is_even)
             self._outlook = key, Outlook(slots, loads, cached, forecast)

@@ -48,7 +48,7 @@ def best_pair(
     handoff = columns.handoff[slots]
     givers = engines.can_prefill & (handoff > 0) & (columns.role[slots] != Role.DECODE)
     takers = engines.can_decode & (handoff > 0) & (columns.role[slots] != Role.PREFILL)
-    if not givers.any() or not takers.any():
+    if not np.count_nonzero(givers) or not np.count_nonzero(takers):
         return None
     harm_there, harm_here = _harms(demand, forecast) if predicts else (engines.load, engines.load)
     best: tuple[float, int, int] | None = None
@@ -82,7 +82,7 @@ def _cheapest(there: Figures, givers: Mask, here: Figures, takers: Mask) -> tupl
 
 
 def _two_least(figures: Figures, mask: Mask) -> list[int]:
-    indices = np.flatnonzero(mask)
+    indices = mask.nonzero()[0]
     if len(indices) > 2:
         indices = indices[np.argpartition(figures[indices], 1)[:2]]
     return [int(index) for index in indices]

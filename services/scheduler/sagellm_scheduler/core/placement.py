@@ -63,6 +63,10 @@ class _Views:
     missed: NDArray[np.float64]
     waited_s: float
 
+    def place(self, engine: Engine) -> int:
+        """Index of one of them."""
+        return int((self.slots == engine.slot).argmax())
+
 
 def place(
     demand: Demand, fleet: Fleet, router: Router, separation: SeparationPolicy, *, backlog_s: float
@@ -79,11 +83,14 @@ def place(
     views = _views(demand, fleet, backlog_s, getattr(router, "patience", 0.0))
     if isinstance(views, Blocked):
         return views
-    if not views.room.any():
+    if not np.count_nonzero(views.room):
         return Blocked.BUSY
     whole = _place_whole(demand, fleet, router, separation, views)
     best = _place_apart(demand, fleet, separation, views, whole) or whole
-    return Blocked.BUSY if best is None else replace(best, candidates=_listed(demand.submit, fleet, views, best))
+    if best is None:
+        return Blocked.BUSY
+    best.candidates.extend(_listed(demand.submit, fleet, views, best.engine))
+    return best
 
 
 def _place_apart(
@@ -112,7 +119,7 @@ def _place_apart(
 
 
 def _prospects(demand: Demand, views: _Views, whole: Placed) -> Prospects:
-    index = int(np.flatnonzero(views.slots == whole.engine.slot)[0])
+    index = views.place(whole.engine)
     return Prospects(
         ttft_s=demand.waited_s + whole.expected.first_s,
         itl_s=whole.expected.per_s,
@@ -125,11 +132,11 @@ def _place_whole(
     demand: Demand, fleet: Fleet, router: Router, separation: SeparationPolicy, views: _Views
 ) -> Placed | None:
     submit, answers = demand.submit, fleet.columns.role[views.slots] != Role.PREFILL
-    if not (views.room & answers).any() and _hands_over(
+    if not np.count_nonzero(views.room & answers) and _hands_over(
         submit, fleet, separation, views.slots[views.has_slot & answers]
     ):
         return None
-    chosen = np.flatnonzero(_narrow(views.room, answers))
+    chosen = _narrow(views.room, answers).nonzero()[0]
     slots = views.slots[chosen]
     offered = Candidates(
         _Ids(fleet, slots),
@@ -151,7 +158,7 @@ def _place_whole(
 
 def _hands_over(submit: Submit, fleet: Fleet, separation: SeparationPolicy, slots: Slots) -> bool:
     """Whether the policy may give a request to two engines, and one of these can hand over."""
-    return separation.name != "off" and num_seqs(submit) == 1 and bool(fleet.columns.handoff[slots].any())
+    return separation.name != "off" and num_seqs(submit) == 1 and bool(np.count_nonzero(fleet.columns.handoff[slots]))
 
 
 def _expected(views: _Views, index: int, engine: Engine, now: float) -> Expected:
@@ -207,12 +214,12 @@ def _views(demand: Demand, fleet: Fleet, backlog_s: float, patience: float) -> _
         failed = [engine.slot for name in submit.failed_engines if (engine := fleet.get(name))]
         able = _narrow(able, ~np.isin(slots, failed))
     room = able & (seqs < max_seqs) & ((tokens + demand.kv_tokens <= total) | (seqs == 0))
-    if not room.any():
-        return Blocked.BUSY if able.any() else Blocked.NO_ENGINE
+    if not np.count_nonzero(room):
+        return Blocked.BUSY if np.count_nonzero(able) else Blocked.NO_ENGINE
     outlook = fleet.outlook(submit.model, demand.work, demand.now)
     load, expected = seqs / max_seqs + tokens / total, outlook.forecast
     is_open = room & ((outlook.loads.backlog == 0) | (expected.backlog_s < backlog_s))
-    if patience > 0.0 and outlook.cached.any():
+    if patience > 0.0 and np.count_nonzero(outlook.cached):
         is_open |= room & _worth_waiting(demand, outlook, room, backlog_s, patience)
     misses = missed(expected, demand)
     return _Views(slots, able, room, is_open, load, expected, outlook.cached, misses, demand.waited_s)
@@ -232,7 +239,7 @@ def _worth_waiting(demand: Demand, outlook: Outlook, room: Mask, backlog_s: floa
 def _narrow(mask: Mask, preferred: Mask) -> Mask:
     """Return what of `mask` is preferred, or `mask` itself if nothing is."""
     both = mask & preferred
-    return both if both.any() else mask
+    return both if np.count_nonzero(both) else mask
 
 
 class _Ids:
@@ -254,14 +261,13 @@ def _caveat(submit: Submit, engine: Engine) -> str:
     return ""
 
 
-def _listed(submit: Submit, fleet: Fleet, views: _Views, placed: Placed) -> list[Candidate]:
+def _listed(submit: Submit, fleet: Fleet, views: _Views, chosen: Engine) -> list[Candidate]:
     """List the chosen engine, the next best, and some that were excluded, with why."""
-    picked = int(np.flatnonzero(views.slots == placed.engine.slot)[0])
-    rivals = np.flatnonzero(views.room)
+    picked, rivals = views.place(chosen), views.room.nonzero()[0]
     if len(rivals) > MAX_LISTED:
-        rivals = rivals[np.argpartition(views.load[rivals], MAX_LISTED)[:MAX_LISTED]]
-    rivals = rivals[np.argsort(views.load[rivals], kind="stable")]
-    excluded = np.flatnonzero(~views.room)[:MAX_LISTED]
+        rivals = rivals[views.load[rivals].argpartition(MAX_LISTED)[:MAX_LISTED]]
+    rivals = rivals[views.load[rivals].argsort(kind="stable")]
+    excluded = (~views.room).nonzero()[0][:MAX_LISTED]
     listed = np.concatenate([[picked], rivals[rivals != picked], excluded])
     expected = views.expected
     figures = zip(

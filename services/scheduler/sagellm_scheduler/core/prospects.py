@@ -23,16 +23,16 @@ def prospect(demand: Demand, fleet: Fleet, *, seconds_before: float, slots_wait_
     """
     columns, slots = fleet.columns, fleet.slots(demand.submit.model)
     able = columns.ready[slots] & (columns.max_context[slots] > context_tokens(demand.submit))
-    if not able.any():
+    if not np.count_nonzero(able):
         return None
     outlook = fleet.outlook(demand.submit.model, demand.work, demand.now)
     loads, expected = outlook.loads, outlook.forecast
-    wait_s = seconds_before / max(1e-3, idle_engines(loads.at(np.flatnonzero(able)))) if seconds_before else 0.0
-    if bool((columns.seqs[slots] >= columns.max_seqs[slots])[able].all()):
+    wait_s = seconds_before / max(1e-3, idle_engines(loads.at(able.nonzero()[0]))) if seconds_before else 0.0
+    if not np.count_nonzero(able & (columns.seqs[slots] < columns.max_seqs[slots])):
         wait_s = max(wait_s, slots_wait_s)
     tokens = demand.answer * num_seqs(demand.submit)
     decoding = able & (columns.role[slots] != Role.PREFILL)
-    if not decoding.any():
+    if not np.count_nonzero(decoding):
         decoding = able
     first_s, alone_s, total_s, cost, alone_itl_s = _least(
         able,
@@ -51,17 +51,18 @@ def prospect(demand: Demand, fleet: Fleet, *, seconds_before: float, slots_wait_
         itl_s=float(expected.per_s[decoding].min()),
         alone_itl_s=alone_itl_s,
         answer=demand.answer,
-        missed=_least_missed(replace(demand, waited_s=demand.waited_s + wait_s), fleet, outlook, able, decoding),
+        missed=_least_missed(demand, wait_s, fleet, outlook, able, decoding),
     )
 
 
-def _least_missed(demand: Demand, fleet: Fleet, outlook: Outlook, able: Mask, whole: Mask) -> float:
+def _least_missed(demand: Demand, wait_s: float, fleet: Fleet, outlook: Outlook, able: Mask, whole: Mask) -> float:
     """Return how many SLOs are expected to be missed for a request that states some, on one engine or on two."""
     if demand.submit.slo == NO_SLO:
         return 0.0
+    demand = replace(demand, waited_s=demand.waited_s + wait_s)
     columns, slots, expected = fleet.columns, outlook.slots, outlook.forecast
     least = float(missed(expected, demand)[whole].min())
-    if num_seqs(demand.submit) > 1 or not columns.handoff[slots].any():
+    if num_seqs(demand.submit) > 1 or not np.count_nonzero(columns.handoff[slots]):
         return least
     load = columns.seqs[slots] / columns.max_seqs[slots]
     engines = Engines(slots, can_prefill=able, can_decode=able, load=load, cached=outlook.cached)

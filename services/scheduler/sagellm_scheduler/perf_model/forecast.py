@@ -89,7 +89,7 @@ def pass_time(loads: Loads, now: float) -> None:
     room: Vector | None = None
     for _ in range(MOST_STEPS):
         begins = (loads.ends < now) & (loads.backlog > 0.0)
-        if not begins.any():
+        if not np.count_nonzero(begins):
             break
         room = _room(loads, loads.decoding) if room is None else room
         chunk = np.where(begins, np.minimum(loads.backlog, room), 0.0)
@@ -105,7 +105,7 @@ def _room(loads: Loads, decoding: Vector) -> Vector:
     they are promised."""
     room = np.asarray(np.maximum(1.0, loads.budget - decoding))
     paced = (loads.limit > 0.0) & (decoding > 0.0)
-    if not paced.any():
+    if not np.count_nonzero(paced):
         return room
     base, prefill, decode, per_context, _, per_over = loads.coefficients.T
     seconds = prompt_seconds(loads.limit, base + decode * decoding + per_context * loads.context)

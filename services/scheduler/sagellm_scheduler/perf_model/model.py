@@ -216,7 +216,7 @@ class PerformanceModel:
 
 def _shared(seconds: Vector, is_even: bool) -> Vector:
     """The mean of all engines where they are even, else each its own."""
-    return np.full_like(seconds, seconds.mean()) if is_even and len(seconds) else seconds
+    return np.full(len(seconds), seconds.sum() / len(seconds)) if is_even and len(seconds) else seconds
 
 
 def _within(expected_s: Vector, spread: Vector, limit_s: float) -> Vector:

@@ -51,8 +51,8 @@ class Candidates:
 
     def least(self, figures: NDArray[np.float64]) -> int:
         """Index of the smallest figure; among equals the engine that has waited longest for a request."""
-        ties = np.flatnonzero(figures <= figures.min() + 1e-9)
-        return int(ties[np.argmin(self.last_turn[ties])])
+        ties = (figures <= figures.min() + 1e-9).nonzero()[0]
+        return int(ties[self.last_turn[ties].argmin()])
 
 
 @dataclass(frozen=True, slots=True)
