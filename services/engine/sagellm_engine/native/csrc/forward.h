@@ -153,10 +153,10 @@ class Step {
   // thread begins with its own share, and takes its next piece of work before it begins one, so that f can ask memory
   // for what `then` needs.
   template <class Count, class F>
-  void phase(Worker& at, SagePhase kind, const std::vector<Share>& shares, Count count, F f) {
+  void phase(Worker& at, SagePhase kind, size_t shares, Count count, F f) {
     const size_t first_counter = at.phase++ * scratch_.threads;
-    for (size_t k = 0; k < shares.size(); ++k) {
-      const size_t share = (at.thread + k) % shares.size();
+    for (size_t k = 0; k < shares; ++k) {
+      const size_t share = (at.thread + k) % shares;
       std::atomic<int32_t>& counter = scratch_.counters[(first_counter + share) * Scratch::kCounterStride];
       const auto take = [&counter] { return counter.fetch_add(1, std::memory_order_relaxed); };
       const int end = count(share);
@@ -172,7 +172,7 @@ class Step {
   // Runs f(first, end) for all rows, so many at once.
   template <class F>
   void phase_of_rows(Worker& at, SagePhase kind, const std::vector<Share>& shares, int at_once, F f) {
-    phase(at, kind, shares, [&](size_t share) { return (shares[share].rows() + at_once - 1) / at_once; },
+    phase(at, kind, shares.size(), [&](size_t share) { return (shares[share].rows() + at_once - 1) / at_once; },
           [&](size_t share, int i, int) {
             const int first = shares[share].first + i * at_once;
             f(first, std::min(shares[share].end, first + at_once));
@@ -213,9 +213,11 @@ class Step {
     const int rows = shares.back().end;
     const Rows input = writer(at, w, rows).rows();
     const Multiplication multiplication(w, input, model_.compute, rows);
-    phase(at, kind, shares, [&](size_t share) { return Division(w, shares[share]).count; },
+    const int parts = shares.size() == 1 ? pool_.size() : 1;  // of the columns, where rows are not shared out
+    const auto divide = [&](size_t share) { return Division(w, shares[share / parts], share % parts, parts); };
+    phase(at, kind, shares.size() * parts, [&](size_t share) { return divide(share).count; },
           [&](size_t share, int i, int then) {
-            const Division division(w, shares[share]);
+            const Division division = divide(share);
             multiplication.run(division.block(i), division.block(then), finish);
           });
   }
@@ -294,7 +296,7 @@ class Step {
           for (int row = first; row < end; ++row) place(layer, index, row, head);
       });
     const auto count = [&](size_t share) { return static_cast<int>(attention_[share].size()) * kv_heads; };
-    phase(at, SAGE_ATTENTION, shares_, count, [&](size_t share, int i, int then) {
+    phase(at, SAGE_ATTENTION, shares_.size(), count, [&](size_t share, int i, int then) {
       const AttentionWork &work = attention_[share][i / kv_heads], &next = attention_[share][then / kv_heads];
       if (decoding_) place(layer, index, work.first_row, i % kv_heads);
       attend(work, layer, index, i % kv_heads, pages_of(next, index, then % kv_heads));

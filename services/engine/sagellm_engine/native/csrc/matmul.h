@@ -339,23 +339,26 @@ struct Share {
   int rows() const { return end - first; }
 };
 
-// How a share of a product is divided: two panels a piece for few rows, else one panel for a block of rows.
+// How a share of a product is divided: two panels a piece for few rows, else one panel for a block of rows. Of the
+// pieces a part are one thread's own, so that it reads on where it was: two threads that take turns are a sixth slower.
 struct Division {
-  Division(const SageLinear& w, const Share& share)
-      : share(share), panels(num_panels(w)), panels_at_once(share.rows() * 2 <= kMaxTile ? 2 : 1),
+  Division(const SageLinear& w, const Share& share, int part = 0, int parts = 1)
+      : share(share), panels(num_panels(w)), panels_at_once(share.rows() > 1 && share.rows() * 2 <= kMaxTile ? 2 : 1),
         columns((panels + panels_at_once - 1) / panels_at_once) {
-    const int blocks = (share.rows() + kRowsAtOnce - 1) / kRowsAtOnce;
+    const int blocks = (share.rows() + kRowsAtOnce - 1) / kRowsAtOnce, pieces = blocks * columns;
     rows_at_once = static_cast<int>(round_up((share.rows() + blocks - 1) / blocks, kMaxTile));
-    count = blocks * columns;
+    begin = static_cast<int>(int64_t{pieces} * part / parts);
+    count = static_cast<int>(int64_t{pieces} * (part + 1) / parts) - begin;
   }
 
   Block block(int i) const {
-    const int row = share.first + i / columns * rows_at_once, panel = i % columns * panels_at_once;
+    const int piece = begin + i, row = share.first + piece / columns * rows_at_once;
+    const int panel = piece % columns * panels_at_once;
     return {row, std::min(share.end, row + rows_at_once), panel, std::min(panels, panel + panels_at_once)};
   }
 
   Share share;
-  int panels, panels_at_once, columns, rows_at_once, count;
+  int panels, panels_at_once, columns, rows_at_once, begin, count;
 };
 
 inline TileFunction find_tile(int kind, int compute, int rows, int panels) {
