@@ -79,6 +79,8 @@ class Placement:
         else:
             request.phase = Phase.QUEUED
             request.submissions, request.unplaced_since = 0, FOREVER
+            request.queued_since = min(request.queued_since, now)
+            request.act_at = now + self._state.config.patience(now - request.queued_since)
             self._state.emit(Placed(request))
             self._state.schedule(request, now)
 
@@ -230,7 +232,8 @@ class Placement:
 
     def _reset_epoch(self, request: Request) -> None:
         request.epoch += 1
-        request.assignment, request.submissions, request.unplaced_since = None, 0, FOREVER
+        request.assignment, request.submissions = None, 0
+        request.unplaced_since = request.queued_since = FOREVER
         request.has_begun = False
         request.attempt += 1  # answers to what the last epoch has sent are void
         for choice in request.choices:

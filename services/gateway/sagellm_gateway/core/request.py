@@ -69,6 +69,7 @@ class Request:
     # submission
     act_at: float = 0.0
     unplaced_since: float = FOREVER
+    queued_since: float = FOREVER
     submissions: int = 0
     attempt: int = 0
     # dispatch and stream

@@ -74,6 +74,37 @@ def test_a_submission_that_fails_is_repeated_with_backoff(error: SageError) -> N
     assert now == pytest.approx(10.0, abs=0.1)
 
 
+def resubmissions(core: GatewayCore, ticks: range) -> list[int]:
+    """Tick once a second, answer every submission with "queued"; returns when there were any."""
+    sent = []
+    for now in ticks:
+        for submit in of(core.tick(float(now)), act.SendSubmit):
+            sent.append(now)
+            core.handle(ev.SubmitAnswered("r1", submit.attempt, QUEUED), float(now))
+    return sent
+
+
+def test_a_queued_request_is_submitted_again_ever_more_rarely() -> None:
+    """Its gateway asks anew when the wait has doubled, and at least every ten seconds; the next epoch begins anew."""
+    core = leading_core()
+    submit = only(core.handle(ev.Accepted(make_request()[0]), 0.0), act.SendSubmit)
+    core.handle(ev.SubmitAnswered("r1", submit.attempt, QUEUED), 0.0)
+    assert resubmissions(core, range(1, 40)) == [2, 4, 8, 16, 26, 36]
+    dispatch = only(core.handle(ev.Assigned(make_assignment()), 40.0), act.SendDispatch)
+    core.handle(ev.DispatchAnswered("r1", dispatch.attempt, Internal("fault")), 40.0)
+    assert resubmissions(core, range(41, 50)) == [41, 43, 45, 49]
+
+
+def test_a_new_leader_is_told_at_once_what_is_queued() -> None:
+    """However long the next question to the old one would have taken."""
+    core = leading_core()
+    submit = only(core.handle(ev.Accepted(make_request()[0]), 0.0), act.SendSubmit)
+    core.handle(ev.SubmitAnswered("r1", submit.attempt, QUEUED), 0.0)
+    resubmissions(core, range(1, 28))
+    assert only(core.handle(ev.LeaderChanged("s2"), 28.0), act.SendSubmit).scheduler_id == "s2"
+    assert resubmissions(core, range(29, 31)) == [30], "its answer has not come: asked again after the first silence"
+
+
 def test_an_error_of_the_request_itself_is_not_repeated() -> None:
     """What the scheduler finds invalid fails the request."""
     core = leading_core()
