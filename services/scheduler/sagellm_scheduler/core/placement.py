@@ -63,7 +63,7 @@ class _Views:
     missed: NDArray[np.float64]
     waited_s: float
 
-    def place(self, engine: Engine) -> int:
+    def index(self, engine: Engine) -> int:
         """Index of one of them."""
         return int((self.slots == engine.slot).argmax())
 
@@ -119,7 +119,7 @@ def _place_apart(
 
 
 def _prospects(demand: Demand, views: _Views, whole: Placed) -> Prospects:
-    index = views.place(whole.engine)
+    index = views.index(whole.engine)
     return Prospects(
         ttft_s=demand.waited_s + whole.expected.first_s,
         itl_s=whole.expected.per_s,
@@ -263,7 +263,7 @@ def _caveat(submit: Submit, engine: Engine) -> str:
 
 def _listed(submit: Submit, fleet: Fleet, views: _Views, chosen: Engine) -> list[Candidate]:
     """List the chosen engine, the next best, and some that were excluded, with why."""
-    picked, rivals = views.place(chosen), views.room.nonzero()[0]
+    picked, rivals = views.index(chosen), views.room.nonzero()[0]
     if len(rivals) > MAX_LISTED:
         rivals = rivals[views.load[rivals].argpartition(MAX_LISTED)[:MAX_LISTED]]
     rivals = rivals[views.load[rivals].argsort(kind="stable")]
