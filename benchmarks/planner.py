@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.goals import RESULTS
 from benchmarks.machine import describe
 from sagellm_common.contracts.plan import FleetPlan
@@ -23,7 +25,7 @@ from sagellm_simulation.day import HOUR_S, Curve, compose, history
 from sagellm_simulation.scaling import Scaled, simulate_scaled
 from sagellm_simulation.specs import L4_8B
 from sagellm_simulation.trace import Trace, load
-from sagellm_simulation.world import Result, Scenario, World, simulate
+from sagellm_simulation.world import Result, Scenario, World
 
 SLO = Slo(ttft_ms=5000.0, itl_ms=100.0)
 GOAL = 0.99
@@ -34,6 +36,9 @@ SEED = 1
 STREAMS = 4
 CONVERSATION, CODE = Curve(mean=0.8, peak=15.0, swing=0.6), Curve(mean=0.2, peak=11.0, swing=0.8)
 """Requests a second of each of the four streams."""
+
+FIRST_GUESS = 0.6
+"""Engines for each request a second."""
 
 
 def scenario(engines: int) -> Scenario:
@@ -99,6 +104,30 @@ def _by_quarter(scaled: Scaled, hours: int) -> list[dict[str, float]]:
     ]
 
 
+class _TooMany(Exception):
+    """So many requests are late that it does not matter what becomes of the others."""
+
+
+def serves(engines: int, part: Trace, start_s: float) -> bool:
+    """Whether so many engines answer enough of the requests in time that arrive from `start_s` on."""
+    world = World(scenario(engines), part)
+    asked = [request for request in part.requests if request.at >= start_s]
+    latest = np.sort([r.at + ((SLO.ttft_ms or 0.0) + (SLO.itl_ms or 0.0) * r.output_tokens) / 1e3 for r in asked])
+    met = checked = 0
+
+    def check() -> None:
+        nonlocal met, checked
+        ended, checked = world.result.ended[checked:], len(world.result.ended)
+        met += sum(item.met(SLO) for item in ended if item.asked.at >= start_s)
+        if np.searchsorted(latest, world.kernel.now) - met > (1.0 - GOAL) * len(asked):
+            raise _TooMany
+
+    try:
+        return attainment(world.run(check), start_s) >= GOAL
+    except _TooMany:
+        return False
+
+
 def fewest(task: tuple[Path, int, int]) -> int:
     """The oracle's engines in a quarter of an hour."""
     folder, hours, number = task
@@ -107,16 +136,12 @@ def fewest(task: tuple[Path, int, int]) -> int:
     start = max(0.0, begin - WARM_UP_S)
     asked = [replace(r, at=r.at - start) for r in trace.requests if start <= r.at < begin + WINDOW_S]
     part = replace(trace, requests=asked)
-
-    def serve(engines: int) -> bool:
-        return attainment(simulate(scenario(engines), part), begin - start) >= GOAL
-
-    engines = max(1, round(1.5 * len(asked) / (WINDOW_S + WARM_UP_S)))
-    if serve(engines):
-        while engines > 1 and serve(engines - 1):
+    engines = max(1, round(FIRST_GUESS * len(asked) / (WINDOW_S + WARM_UP_S)))
+    if serves(engines, part, begin - start):
+        while engines > 1 and serves(engines - 1, part, begin - start):
             engines -= 1
         return engines
-    while not serve(engines + 1):
+    while not serves(engines + 1, part, begin - start):
         engines += 1
     return engines + 1
 
