@@ -15,6 +15,7 @@ class WeightKind(IntEnum):
     F16 = 2
     INT8 = 3
     INT4 = 4
+    BF12 = 5
 
 
 class Compute(IntEnum):
@@ -173,6 +174,7 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sage_has_bf16": (INT32, []),
     "sage_set_threads": (INT32, [INT32, POINTER, INT32]),
     "sage_packed_bytes": (ctypes.c_int64, [ctypes.POINTER(Linear)]),
+    "sage_fits_bf12": (INT32, [ctypes.POINTER(Linear), POINTER, INT32]),
     "sage_pack": (INT32, [ctypes.POINTER(Linear), POINTER, INT32, INT32]),
     "sage_linear": (INT32, [ctypes.POINTER(Linear), INT32, INT32, POINTER, POINTER, POINTER]),
     "sage_sample": (INT32, [ctypes.POINTER(Sampling), INT32, POINTER, INT32, ctypes.POINTER(Sampled)]),

@@ -24,6 +24,9 @@ from sagellm_engine.weights.fingerprint import checkpoint_fingerprint
 
 KINDS = {torch.float32: WeightKind.F32, torch.bfloat16: WeightKind.BF16, torch.float16: WeightKind.F16}
 QUANTIZED = (WeightKind.INT8, WeightKind.INT4)
+BF12 = ".bf12"
+"""Ends the names of bfloat16 weights that are kept in 12 bits each (csrc/bf12.h)."""
+
 VECTOR_ROOM = 64
 """Vectors end with zeros up to a multiple of so many elements, so that kernels may read whole registers."""
 
@@ -108,10 +111,12 @@ class _Recipe:
     def sizes(self) -> dict[str, int]:
         """Return the bytes of every part."""
         sizes: dict[str, int] = {}
+        short = {part.name for part, weight in self._weights() if fits_bf12(weight, interleaved=part.interleaved)}
         for part in self._parts.linears():
-            outputs = padded_outputs(part.num_out)
-            shape = Linear(kind=part.kind, num_in=part.num_in, num_out=part.num_out)
-            sizes[part.name] = library().sage_packed_bytes(ctypes.byref(shape))
+            outputs, is_short = padded_outputs(part.num_out), part.name in short
+            kind = WeightKind.BF12 if is_short else part.kind
+            shape = Linear(kind=kind, num_in=part.num_in, num_out=part.num_out)
+            sizes[part.name + BF12 * is_short] = library().sage_packed_bytes(ctypes.byref(shape))
             if part.kind is WeightKind.INT8:
                 sizes[part.name + ".scale"] = sizes[part.name + ".sums"] = outputs * 4
             if part.bias:
@@ -130,8 +135,25 @@ class _Recipe:
         for layer in parts.layers:
             self._fill_layer(layer, packed)
 
+    def _weights(self) -> Iterator[tuple[LinearPart, Tensor]]:
+        """Give the weights that may be kept in 12 bits, as they are packed."""
+        parts = self._parts
+        if parts.embedding.kind is not WeightKind.BF16:
+            return
+        outer = (parts.embedding,) if parts.lm_head is parts.embedding else (parts.embedding, parts.lm_head)
+        yield from ((part, self._weight(part, self._dtype(part))) for part in outer)
+        for layer in parts.layers:
+            yield from zip(layer.linears(), self._layer(layer)[0], strict=True)
+
     def _fill_layer(self, layer: LayerParts, packed: PackedFile) -> None:
-        """Pack a layer's tensors, changed for the better where that leaves what the layer computes the same."""
+        weights, biases, vectors = self._layer(layer)
+        for part, weight, bias in zip(layer.linears(), weights, biases, strict=True):
+            _pack(part, weight, bias, packed)
+        for name, values in vectors.items():
+            _write(packed, name, values)
+
+    def _layer(self, layer: LayerParts) -> tuple[list[Tensor], list[Tensor | None], dict[str, Tensor]]:
+        """Return a layer's tensors, changed for the better where that leaves what the layer computes the same."""
         parts = layer.linears()
         vectors = {vector.name: self._vector(vector) for vector in layer.vectors}
         quantized = layer.qkv.kind in QUANTIZED
@@ -143,10 +165,7 @@ class _Recipe:
             qkv, o, gate_up, down = weights
             tensors = LayerTensors(qkv, o, gate_up, down, qkv_bias=biases[0], gate_up_bias=biases[2])
             smooth(tensors, input_gain, post_gain, self._config)
-        for part, weight, bias in zip(parts, weights, biases, strict=True):
-            _pack(part, weight, bias, packed)
-        for name, values in vectors.items():
-            _write(packed, name, values)
+        return weights, biases, vectors
 
     def _fill_linear(self, part: LinearPart, packed: PackedFile) -> None:
         _pack(part, self._weight(part, self._dtype(part)), self._bias(part), packed)
@@ -172,6 +191,14 @@ class _Recipe:
             self._checkpoint.copy_into(target[start : start + rows], name + suffix)
             start += rows
         return target
+
+
+def fits_bf12(weight: Tensor, *, interleaved: bool = False) -> bool:
+    """Return whether a weight [out, in] can be kept in 12 bits: it is bfloat16, of few exponents, and the instruction
+    set in use can unpack it."""
+    shape = Linear(num_in=weight.shape[1], num_out=weight.shape[0])
+    is_bfloat16 = weight.dtype is torch.bfloat16
+    return is_bfloat16 and bool(library().sage_fits_bf12(ctypes.byref(shape), weight.data_ptr(), interleaved))
 
 
 def _pack(part: LinearPart, weight: Tensor, bias: Tensor | None, packed: PackedFile) -> None:
@@ -210,11 +237,12 @@ def linear_struct(part: LinearPart, packed: PackedFile) -> Linear:
         name = part.name + suffix
         return packed.address(name) if name in packed else None
 
+    is_short = part.name + BF12 in packed
     return Linear(
-        kind=part.kind,
+        kind=WeightKind.BF12 if is_short else part.kind,
         num_in=part.num_in,
         num_out=part.num_out,
-        weight=packed.address(part.name),
+        weight=packed.address(part.name + BF12 * is_short),
         scale=optional(".scale"),
         sums=optional(".sums"),
         bias=optional(".bias"),

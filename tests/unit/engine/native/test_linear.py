@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sagellm_engine.native.abi import Compute, WeightKind
 from sagellm_engine.native.library import library
+from sagellm_engine.native.packing import fits_bf12
 from sagellm_engine.native.product import PackedWeight
 from support.native import ISAS, instruction_set
 
@@ -75,12 +76,49 @@ def test_quantization_error(shape: tuple[int, int], kind: WeightKind, most: floa
     assert relative_error(PackedWeight(weight, kind)(rows, Compute.INT8), rows.double() @ weight.double().T) < most
 
 
+def test_twelve_bits_hold_all_of_a_bfloat16(use_isa: str) -> None:
+    """Weights of every size come back bit by bit: frequent exponents, rare ones, zeros and denormal numbers."""
+    if use_isa == "avx2":
+        pytest.skip("AVX2 keeps 16 bits")
+    weight = weight_and_rows((70, 576))[0].bfloat16()
+    weight[5, 7], weight[40, 300], weight[41, 301], weight[69, 575] = 3e38, -1e-30, 0.0, 2e-40
+    assert fits_bf12(weight)
+    found = PackedWeight(weight, WeightKind.BF12)(torch.eye(576))
+    assert torch.equal(found, weight.float().T)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 12, 13, 30])
+@pytest.mark.parametrize("compute", [Compute.F32, Compute.BF16])
+def test_twelve_bits_give_the_product_of_sixteen(rows: int, compute: Compute, use_isa: str) -> None:
+    """Those with rare exponents are added last: nothing but the last bit of a sum may differ, and without them none."""
+    if use_isa == "avx2":
+        pytest.skip("AVX2 keeps 16 bits")
+    weight, x = weight_and_rows((200, 1152))
+    exact, scattered = weight.bfloat16().clamp(2e-3, 1.0), weight.bfloat16()
+    scattered[torch.arange(200), torch.arange(200)] *= 1e-8
+    for stored, most in ((exact, 0.0), (scattered, 1e-6)):
+        short, long = (PackedWeight(stored, kind)(x[:rows], compute) for kind in (WeightKind.BF12, WeightKind.BF16))
+        assert relative_error(short, long.double()) <= most
+
+
+def test_exponents_that_are_too_many_stay_in_sixteen_bits(use_isa: str) -> None:
+    """A weight with numbers of all sizes does not fit, nor does any on an instruction set that cannot unpack it."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = torch.randint(-60, 60, (64, 64), generator=generator)
+    spread = torch.randn(64, 64, generator=generator) * torch.exp2(sizes.float())
+    assert not fits_bf12(spread.bfloat16())
+    assert fits_bf12(torch.randn(64, 64, generator=generator).bfloat16()) == (use_isa != "avx2")
+
+
 @pytest.mark.parametrize("kind", list(WeightKind))
 @pytest.mark.parametrize("compute", list(Compute))
-def test_a_row_is_the_same_in_any_company(kind: WeightKind, compute: Compute) -> None:
+def test_a_row_is_the_same_in_any_company(kind: WeightKind, compute: Compute, use_isa: str) -> None:
     """The bits of a row's result do not depend on how many rows there are, nor on its place among them."""
+    if kind is WeightKind.BF12 and use_isa == "avx2":
+        pytest.skip("AVX2 keeps 16 bits")
     weight, rows = weight_and_rows((200, 160))
-    dtype = {WeightKind.BF16: torch.bfloat16, WeightKind.F16: torch.float16}.get(kind, torch.float32)
+    bfloat16 = (WeightKind.BF16, WeightKind.BF12)
+    dtype = torch.bfloat16 if kind in bfloat16 else torch.float16 if kind is WeightKind.F16 else torch.float32
     packed = PackedWeight(weight.to(dtype), kind)
     together = packed(rows, compute)
     for number in (*range(1, 14), 16, 23, 24, 36):

@@ -8,15 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sagellm_common.errors import InvalidArgument, NotFound
+from sagellm_engine.backends.native_runner import NativeRunner
+from sagellm_engine.core.config import EngineConfig
+from sagellm_engine.core.sequence import SequenceState
+from sagellm_engine.factory import create_engine
 from sagellm_engine.models.config import ModelConfig, read_model_config
 from sagellm_engine.native import packing
 from sagellm_engine.native.abi import WeightKind
+from sagellm_engine.native.library import library
 from sagellm_engine.native.packed_file import PackedFile
-from sagellm_engine.native.packing import packed_model
+from sagellm_engine.native.packing import BF12, packed_model
+from support.engine import request
 from support.tiny_models import make_tiny_model
+
+AVX512_PANEL = 32
 
 
 @pytest.fixture
@@ -174,3 +182,36 @@ def test_what_is_packed_is_what_was_stored(model: tuple[Path, ModelConfig], cach
     values = (ctypes.c_float * size).from_address(packed.address("layers.1.post_norm"))
     stored = load_file(model[0] / "model.safetensors")["model.layers.1.post_attention_layernorm.weight"]
     assert torch.equal(torch.tensor(list(values)), stored)
+
+
+def test_bfloat16_takes_twelve_bits_where_its_exponents_are_few(cache: Path, tmp_path: Path) -> None:
+    """A weight with numbers of all sizes stays as it is; every other one shrinks by a quarter."""
+    make_tiny_model("llama", tmp_path)
+    path, odd = tmp_path / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
+    tensors[odd] *= torch.exp2(torch.randint(-60, 60, tensors[odd].shape).float()).bfloat16()
+    save_file(tensors, path)
+    packed = packed_model(tmp_path, read_model_config(tmp_path), WeightKind.BF16)
+    names = ("embedding", *(f"layers.{i}.{part}" for i in range(3) for part in ("qkv", "o", "gate_up", "down")))
+    is_short = library().sage_panel_width() == AVX512_PANEL
+    assert [name + BF12 in packed for name in names] == [is_short and name != "layers.1.down" for name in names]
+
+
+def test_rare_exponents_count_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are much larger than their neighbours, in embeddings too, give the logits that 16 bits give."""
+    model = make_tiny_model("llama", tmp_path)
+    with torch.no_grad():
+        for matrix in (parameter for parameter in model.parameters() if parameter.ndim == 2):
+            for exponent in range(2, 14):
+                matrix.view(-1)[37 * exponent] *= 2.0**exponent
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    logits = []
+    for name in ("short", "long"):
+        monkeypatch.setenv("SAGELLM_CACHE_DIR", str(tmp_path / name))
+        core = create_engine(EngineConfig(model_path=tmp_path, backend="cpu", kernels="native", num_pages=96))
+        assert isinstance(core._runner, NativeRunner)
+        seq = SequenceState(request([*range(2, 66)]), 0, stop_ids=frozenset(), max_model_len=512, order=0)
+        seq.pages, seq.num_scheduled = [5, 2, 9, 0], 64
+        logits.append(core._runner.all_logits(seq))
+        monkeypatch.setattr(packing, "fits_bf12", lambda *_, **__: False)
+    assert torch.allclose(*logits, rtol=0.0, atol=1e-3 * float(logits[1].abs().max()))

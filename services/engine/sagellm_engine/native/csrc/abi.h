@@ -6,13 +6,14 @@
 
 extern "C" {
 
-// How a weight is stored. The layouts are described in pack.h.
+// How a weight is stored. The layouts are described in panels.h.
 enum SageWeightKind : int32_t {
   SAGE_F32 = 0,
   SAGE_BF16 = 1,
   SAGE_F16 = 2,
   SAGE_INT8 = 3,  // symmetric, one scale per output
   SAGE_INT4 = 4,  // symmetric, one scale per output and group of 32 inputs
+  SAGE_BF12 = 5,  // bfloat16, exponents in four bits, nothing lost
 };
 
 // How activations enter a product: as they are, rounded to bfloat16, or quantized per row.
@@ -149,6 +150,10 @@ int32_t sage_set_threads(int32_t num_threads, const int32_t* processors, int32_t
 
 // Bytes of a packed weight; kind, num_in and num_out are read.
 int64_t sage_packed_bytes(const SageLinear* w);
+
+// Whether a bfloat16 weight [out, in] can be packed as BF12: the instruction set has it, and the exponents are few enough.
+// Num_in, num_out and interleaved are as for sage_pack.
+int32_t sage_fits_bf12(const SageLinear* w, const void* source, int32_t interleaved);
 
 // Packs a weight [out, in] of kind F32, BF16 or F16 into w->weight, and w->scale and w->sums where the kind has them.
 // With interleaved, its first half are gates and its second half ups, and every panel gets a vector of each.

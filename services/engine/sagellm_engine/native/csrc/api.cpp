@@ -50,6 +50,10 @@ int32_t sage_set_threads(int32_t num_threads, const int32_t* processors, int32_t
 
 int64_t sage_packed_bytes(const SageLinear* w) { return chosen()->packed_bytes(*w); }
 
+int32_t sage_fits_bf12(const SageLinear* w, const void* source, int32_t interleaved) {
+  return chosen()->fits_bf12(*w, source, interleaved);
+}
+
 int32_t sage_pack(const SageLinear* w, const void* source, int32_t source_kind, int32_t interleaved) {
   chosen()->pack(*w, source, source_kind, interleaved);
   return 0;

@@ -1,9 +1,10 @@
-// Puts a weight [out, in] into the panels that matmul.h describes.
+// Puts a weight [out, in] into the panels that panels.h describes.
 #pragma once
 
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "matmul.h"
 #include "pool.h"
@@ -11,16 +12,6 @@
 namespace SAGE_ISA {
 
 inline uint16_t to_f16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
-
-inline int64_t packed_bytes(const SageLinear& w) {
-  const int64_t elements = static_cast<int64_t>(num_panels(w)) * kPanel * padded_in(w);
-  switch (w.kind) {
-    case SAGE_F32: return elements * 4;
-    case SAGE_INT8: return elements;
-    case SAGE_INT4: return elements / kGroup / kPanel * Int4Product::kBlock;
-    default: return elements * 2;
-  }
-}
 
 // A checkpoint's weight: rows of outputs, read in any floating type. With `interleaved`, the first half of the outputs
 // are gates and the second half ups, and every panel gets a vector of each.
@@ -42,10 +33,7 @@ struct Source {
   float value(int64_t at) const {
     if (kind == SAGE_F32) return static_cast<const float*>(data)[at];
     if (kind == SAGE_F16) return _cvtsh_ss(raw16(at));
-    const uint32_t bits = static_cast<uint32_t>(raw16(at)) << 16;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
+    return from_bf16(raw16(at));
   }
 };
 
@@ -57,34 +45,65 @@ class Packer {
     sage::Pool::instance().run([](void* self, int) { static_cast<Packer*>(self)->work(); }, this);
   }
 
+  // Whether the weight can be kept in BF12: its exponents are few enough.
+  bool fits() {
+    sage::Pool::instance().run([](void* self, int) { static_cast<Packer*>(self)->check(); }, this);
+    return fits_;
+  }
+
  private:
   void work() {
     for (int panel; (panel = next_.fetch_add(1)) < num_panels(w_);)
-      for (int column = 0; column < kPanel; ++column) pack_column(panel, column);
+      if (w_.kind == SAGE_BF12)
+        pack_bf12(panel);
+      else
+        for (int column = 0; column < kPanel; ++column) pack_column(panel, column);
+  }
+
+  void check() {
+    for (int panel; fits_ && (panel = next_.fetch_add(1)) < num_panels(w_);) {
+      const std::vector<uint16_t> values = bf16_panel(panel);
+      if (Bf12Packer(values.data(), num_in_).num_strays() > most_strays(w_)) fits_ = false;
+    }
+  }
+
+  void pack_bf12(int panel) const {
+    const std::vector<uint16_t> values = bf16_panel(panel);
+    Bf12Packer(values.data(), num_in_)
+        .write(const_cast<char*>(panel_at(w_, panel)), const_cast<char*>(inputs_at(w_, panel, 0)));
+  }
+
+  // A panel of bfloat16 numbers as BF16 has it.
+  std::vector<uint16_t> bf16_panel(int panel) const {
+    std::vector<uint16_t> values(static_cast<size_t>(num_in_) * kPanel);
+    for (int column = 0; column < kPanel; ++column) put_bf16(panel * kPanel + column, values.data() + column * 2);
+    return values;
+  }
+
+  void put_bf16(int out, uint16_t* to) const {
+    const int row = source_.row(w_, out);
+    if (row < 0) return;
+    for (int k = 0; k < w_.num_in; ++k)
+      to[k / 2 * 2 * kPanel + k % 2] = source_.raw16(static_cast<int64_t>(row) * w_.num_in + k);
   }
 
   void pack_column(int panel, int column) {
     const int row = source_.row(w_, panel * kPanel + column);
     const int64_t first = static_cast<int64_t>(row) * w_.num_in;
     const auto value = [&](int k) { return row < 0 || k >= w_.num_in ? 0.0f : source_.value(first + k); };
-    char* base = const_cast<char*>(static_cast<const char*>(w_.weight));
-    const int64_t start = static_cast<int64_t>(panel) * num_in_ * kPanel;
+    char* base = const_cast<char*>(panel_at(w_, panel));
     switch (w_.kind) {
       case SAGE_F32:
-        for (int k = 0; k < num_in_; ++k) reinterpret_cast<float*>(base)[start + k * kPanel + column] = value(k);
+        for (int k = 0; k < num_in_; ++k) reinterpret_cast<float*>(base)[k * kPanel + column] = value(k);
         break;
       case SAGE_F16:
         for (int k = 0; k < num_in_; ++k)
-          reinterpret_cast<uint16_t*>(base)[start + k * kPanel + column] =
+          reinterpret_cast<uint16_t*>(base)[k * kPanel + column] =
               row < 0 || k >= w_.num_in ? 0 : source_.raw16(first + k);
         break;
-      case SAGE_BF16:
-        for (int k = 0; k < num_in_; ++k)
-          reinterpret_cast<uint16_t*>(base)[start + k / 2 * 2 * kPanel + column * 2 + k % 2] =
-              row < 0 || k >= w_.num_in ? 0 : source_.raw16(first + k);
-        break;
-      case SAGE_INT8: pack_int8(panel * kPanel + column, base + start, column, value); break;
-      default: pack_int4(base + start / kGroup / kPanel * Int4Product::kBlock, column, value);
+      case SAGE_BF16: put_bf16(panel * kPanel + column, reinterpret_cast<uint16_t*>(base) + column * 2); break;
+      case SAGE_INT8: pack_int8(panel * kPanel + column, base, column, value); break;
+      default: pack_int4(base, column, value);
     }
   }
 
@@ -106,7 +125,7 @@ class Packer {
   template <class Value>
   void pack_int4(char* base, int column, Value value) {
     for (int g = 0; g < num_in_ / kGroup; ++g) {
-      char* block = base + static_cast<int64_t>(g) * Int4Product::kBlock;
+      char* block = base + static_cast<int64_t>(g) * kInt4Block;
       float x[kGroup];
       for (int i = 0; i < kGroup; ++i) x[i] = value(g * kGroup + i);
       const uint16_t scale = best_scale(x);
@@ -148,6 +167,7 @@ class Packer {
   const Source& source_;
   const int num_in_;
   std::atomic<int> next_{0};
+  std::atomic<bool> fits_{true};
 };
 
 }  // namespace SAGE_ISA

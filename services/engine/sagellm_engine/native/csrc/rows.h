@@ -13,7 +13,7 @@ constexpr int kMaxInputs = 32768;
 inline int64_t row_bytes(const SageLinear& w, int compute) {
   const int64_t num_in = padded_in(w);
   if (w.kind == SAGE_INT8 || w.kind == SAGE_INT4) return num_in;
-  return kHasBf16 && w.kind == SAGE_BF16 && compute == SAGE_COMPUTE_BF16 ? 2 * num_in : 4 * num_in;
+  return kHasBf16 && is_bfloat16(w) && compute == SAGE_COMPUTE_BF16 ? 2 * num_in : 4 * num_in;
 }
 
 inline bool is_quantized(const SageLinear& w) { return w.kind == SAGE_INT8 || w.kind == SAGE_INT4; }
@@ -127,28 +127,26 @@ inline void rotate(float* x, const float* cosines, const float* sines, int half,
 
 // One row [num_in] of a packed weight, as an embedding is looked up.
 inline void gather_row(const SageLinear& w, int row, float* out) {
-  const int num_in = padded_in(w), panel = row / kPanel, column = row % kPanel;
-  const char* base = static_cast<const char*>(w.weight);
+  const int num_in = padded_in(w), column = row % kPanel;
+  const char* panel = panel_at(w, row / kPanel);
+  const char* base = inputs_at(w, row / kPanel, 0);
   if (w.kind == SAGE_F32 || w.kind == SAGE_F16) {
-    const int64_t first = static_cast<int64_t>(panel) * num_in * kPanel + column;
     for (int k = 0; k < num_in; ++k) {
-      const int64_t at = first + static_cast<int64_t>(k) * kPanel;
+      const int at = k * kPanel + column;
       out[k] = w.kind == SAGE_F32 ? reinterpret_cast<const float*>(base)[at]
                                   : _cvtsh_ss(reinterpret_cast<const uint16_t*>(base)[at]);
     }
   } else if (w.kind == SAGE_BF16) {
-    const uint16_t* p = reinterpret_cast<const uint16_t*>(base) + static_cast<int64_t>(panel) * num_in * kPanel;
-    for (int k = 0; k < num_in; ++k) {
-      const uint32_t bits = static_cast<uint32_t>(p[(k / 2) * 2 * kPanel + column * 2 + k % 2]) << 16;
-      __builtin_memcpy(out + k, &bits, 4);
-    }
+    const uint16_t* p = reinterpret_cast<const uint16_t*>(base);
+    for (int k = 0; k < num_in; ++k) out[k] = from_bf16(p[(k / 2) * 2 * kPanel + column * 2 + k % 2]);
+  } else if (w.kind == SAGE_BF12) {
+    gather_bf12(panel, base, num_in, column, out);
   } else if (w.kind == SAGE_INT8) {
-    const int8_t* p = reinterpret_cast<const int8_t*>(base) + static_cast<int64_t>(panel) * num_in * kPanel;
+    const int8_t* p = reinterpret_cast<const int8_t*>(base);
     for (int k = 0; k < num_in; ++k) out[k] = w.scale[row] * p[(k / 4) * 4 * kPanel + column * 4 + k % 4];
   } else {
-    const char* block = base + static_cast<int64_t>(panel) * (num_in / kGroup) * Int4Product::kBlock;
     for (int k = 0; k < num_in; ++k) {
-      const char* group = block + (k / kGroup) * Int4Product::kBlock;
+      const char* group = base + (k / kGroup) * kInt4Block;
       const int in_group = k % kGroup, quad = in_group % 16 / 4;
       const uint8_t both = static_cast<uint8_t>(group[kPanel * 2 + (quad * kPanel + column) * 4 + in_group % 4]);
       const int nibble = in_group < 16 ? both & 15 : both >> 4;
