@@ -3,7 +3,8 @@
 // The exponents of a weight matrix are few: those of normally distributed numbers take 2.6 bits on average (DFloat11,
 // Zhang et al., 2025, which codes them in variable length). Here sign and mantissa are kept as they are, and of the
 // exponent its number, four bits, in a table of the panel: of zero, and of the fifteen most frequent. Weights with any
-// other exponent, one of ten thousand, are strays: zero in their place, and listed in the panel's head.
+// other exponent, one of ten thousand, are strays: zero in their place, listed in the panel's head, and added to the sums
+// last, each as a register of weights that are zero but for one.
 //
 // Head: exponents u16 [2][16], shifted to where they belong, twice, so that a fifth bit of an index does not matter;
 // the number of strays i64; strays. Then for each four inputs, which in BF16 are words u16 [2 pairs of inputs][2][2 L]:

@@ -73,7 +73,8 @@ class Multiplication {
       Soon soon{is_last ? panel_at(w_, then.first_panel) : inputs_at(w_, block.first_panel, next),
                 static_cast<int>(head_bytes(w_) * is_last + input_bytes(w_, next_to - next)) / tiles};
       const bool unpacks = w_.kind == SAGE_BF12 && block.end_row - block.first_row > kMaxTile;
-      const PackedPart packed{inputs_at(w_, block.first_panel, from), unpacked}, plain{unpacked, nullptr};
+      const char* head = w_.kind == SAGE_BF12 && is_last ? panel_at(w_, block.first_panel) : nullptr;
+      const PackedPart packed{inputs_at(w_, block.first_panel, from), unpacked, head}, plain{unpacked, nullptr, head};
       float* out = sums;
       for (int row = block.first_row, rows; row < block.end_row; row += rows, out += rows * kPanel) {
         rows = tile_rows(num_rows_ - row);
@@ -85,11 +86,8 @@ class Multiplication {
           find_tile(SAGE_BF16, compute_, rows, panels)(plain_, plain, a_, row, block.first_panel, part, soon, out);
         soon.from += soon.bytes;
         if (is_last)
-          for (int p = 0; p < panels; ++p) {
-            float* own = out + p * kMaxTile * kPanel;
-            if (w_.kind == SAGE_BF12) add_strays(row, rows, block.first_panel + p, own);
-            for (int m = 0; m < rows; ++m) finish(row + m, block.first_panel + p, own + m * kPanel);
-          }
+          for (int p = 0; p < panels; ++p)
+            for (int m = 0; m < rows; ++m) finish(row + m, block.first_panel + p, out + (p * kMaxTile + m) * kPanel);
       }
     }
   }
@@ -99,24 +97,6 @@ class Multiplication {
     int tiles = 0;
     for (int row = block.first_row; row < block.end_row; row += tile_rows(num_rows_ - row)) ++tiles;
     return tiles;
-  }
-
-  // Adds what the strays of a panel contribute to the sums of a tile, in their order.
-  void add_strays(int row, int rows, int panel, float* sums) const {
-    const char* head = panel_at(w_, panel);
-    const char* tile = a_.data + row * a_.row_bytes;
-    const Stray* stray = strays_of(head);
-    for (int left = num_strays(head); left > 0; --left, ++stray)
-      for (int m = 0; m < rows; ++m) {
-        float& sum = sums[m * kPanel + stray->column];
-        sum = __builtin_fmaf(input(tile, stray->input, m, rows), from_bf16(stray->value), sum);
-      }
-  }
-
-  // One input of one row of a tile.
-  float input(const char* tile, int k, int m, int rows) const {
-    if (a_.row_bytes == 4 * num_in_) return reinterpret_cast<const float*>(tile)[k * rows + m];
-    return from_bf16(reinterpret_cast<const uint16_t*>(tile)[(k / 2 * rows + m) * 2 + k % 2]);
   }
 
   // Inputs of a part: parts are of one size, and no larger than what stays in the first-level cache while all tiles

@@ -168,11 +168,27 @@ struct FloatsOf : Pairs {
   }
 };
 
-// A part's weights in the first panel, and room for them as BF16 if they are to be left so.
+// A part's weights in the first panel; room for them as BF16 if they are to be left so, or null; and the panel's head if
+// strays are to be added, or null.
 struct PackedPart {
   const char* packed;
   char* unpacked;
+  const char* head;
 };
+
+// Calls `add(panel, vector, stray)` for the strays of panels, in their order.
+template <int kPanels, class Add>
+SAGE_INLINE void for_strays(const char* head, int64_t stride, Add add) {
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) {
+    const Stray* stray = strays_of(head + p * stride);
+    for (int left = num_strays(head + p * stride); left > 0; --left, ++stray)
+      if (stray->column < kLanes)
+        add(p, 0, *stray);
+      else
+        add(p, 1, *stray);
+  }
+}
 
 // Of one row, asks for the weights that its reader wants to be asked for, far enough ahead.
 template <class Reader, int kRows>
@@ -211,6 +227,13 @@ struct FloatProduct {
             for (int j = 0; j < 2; ++j) acc[m][p][j] = fma(value, weight[p][i][j], acc[m][p][j]);
         }
     }
+    if (source.head != nullptr)
+      for_strays<kPanels>(source.head, stride, [&](int p, int j, const Stray& stray) {
+        const float* input = reinterpret_cast<const float*>(a.data + row * a.row_bytes) + stray.input * kRows;
+        const vf only = as_float(one_lane(stray.column % kLanes, stray.value << 16));
+#pragma GCC unroll 16
+        for (int m = 0; m < kRows; ++m) acc[m][p][j] = fma(set1(input[m]), only, acc[m][p][j]);
+      });
     store_sums(acc, out);
   }
 };
@@ -245,6 +268,13 @@ struct Bf16Product {
             for (int j = 0; j < 2; ++j) acc[m][p][j] = dot2(acc[m][p][j], value, weight[p][i][j]);
         }
     }
+    if (source.head != nullptr)
+      for_strays<kPanels>(source.head, stride, [&](int p, int j, const Stray& stray) {
+        const int32_t* input = reinterpret_cast<const int32_t*>(a.data + row * a.row_bytes) + stray.input / 2 * kRows;
+        const vi only = one_lane(stray.column % kLanes, stray.value << 16 * (stray.input % 2));
+#pragma GCC unroll 16
+        for (int m = 0; m < kRows; ++m) acc[m][p][j] = dot2(acc[m][p][j], set1_i(input[m]), only);
+      });
     store_sums(acc, out);
   }
 };

@@ -51,6 +51,8 @@ inline vi sub_i(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 inline vi mul_i(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
 inline vi and_i(vi a, vi b) { return _mm512_and_si512(a, b); }
 inline vi xor_i(vi a, vi b) { return _mm512_xor_si512(a, b); }
+// A value in one lane, zero in the others.
+inline vi one_lane(int lane, int32_t x) { return _mm512_maskz_set1_epi32(static_cast<__mmask16>(1u << lane), x); }
 // Of every 64 bits: the product of the low halves; the high half, twice; the halves of a and b side by side.
 inline vi mul_wide(vi a, vi b) { return _mm512_mul_epu32(a, b); }
 inline vi high_words(vi a) { return _mm512_shuffle_epi32(a, _MM_PERM_DDBB); }
@@ -149,6 +151,9 @@ inline vi and_i(vi a, vi b) { return _mm256_and_si256(a, b); }
 inline vi xor_i(vi a, vi b) { return _mm256_xor_si256(a, b); }
 inline vi mul_wide(vi a, vi b) { return _mm256_mul_epu32(a, b); }
 inline vi high_words(vi a) { return _mm256_shuffle_epi32(a, 0xf5); }
+inline vi one_lane(int lane, int32_t x) {
+  return _mm256_and_si256(_mm256_cmpeq_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), set1_i(lane)), set1_i(x));
+}
 inline vi pair_words(vi low, vi high) { return _mm256_blend_epi32(low, _mm256_shuffle_epi32(high, 0xa0), 0xaa); }
 inline vi even_quads(vi a, vi b) { return _mm256_unpacklo_epi64(a, b); }
 inline vi odd_quads(vi a, vi b) { return _mm256_unpackhi_epi64(a, b); }
