@@ -67,7 +67,7 @@ def roofline_shares(result: dict[str, Any], row: dict[str, Any]) -> dict[str, fl
     """What share of the machine's limit a row of ours reaches."""
     mode = MODES[row["name"]]
     return {
-        name: rate / tokens_per_s(result["config"], name, mode, result["limits"])
+        name: rate / tokens_per_s(result["config"], name, mode, result["limits"], row.get("packed_bytes"))
         for name, rate in row["tokens_per_s"].items()
     }
 
@@ -88,22 +88,22 @@ def section(shape: str, result: dict[str, Any]) -> list[str]:
         if group in result["groups"]:
             parts.append(f"**{title}**\n\n{_table(result, group)}")
     if shape == "qwen05" and "lossless" in result["groups"]:
-        parts.append(_why_no_further_ahead(result))
+        parts.append(_what_bounds_lossless(result))
     return parts
 
 
-def _why_no_further_ahead(result: dict[str, Any]) -> str:
+def _what_bounds_lossless(result: dict[str, Any]) -> str:
     """What bounds the lossless rows of the larger shape."""
     row = next(row for row in result["groups"]["lossless"] if is_ours(row))
     share = roofline_shares(result, row)
     return (
-        "**Why lossless is no further ahead on this shape.** W1 and the decoding of W2 and W3 read nearly a gigabyte "
-        "of weights a step, and every engine reads them at the rate that memory gives: this virtual machine's varies "
-        f"between 40 and {result['limits']['read']:.0f} GB/s from minute to minute with what its neighbours do, and "
-        "the roofline counts its best. W4 is products of bf16, which run at "
-        f"{share['W4']:.0%} of what the processor's units do, and at the same in the best other engine: with 16-bit "
-        "weights there are neither bytes nor operations to save. Prefill is two fifths of W2 and three fifths of W3, "
-        "and bound likewise. Where weights are smaller (INT8, INT4) or activations are fp32 this does not hold."
+        "**What bounds lossless on this shape.** W1 and the decoding of W2 read their weights at the rate that memory "
+        f"gives: this virtual machine's varies between 40 and {result['limits']['read']:.0f} GB/s from minute to "
+        "minute with what its neighbours do, and the roofline counts its best. Ours take 12 bits each where others "
+        "read 16 (docs/engine.md). W4 is products of bf16, which run at "
+        f"{share['W4']:.0%} of what the processor's units do, and at the same in the best other engine: there are no "
+        "operations to save. Prefill is two fifths of W2 and three fifths of W3, and 32 rows of W3 compute for about "
+        "as long as they read."
     )
 
 

@@ -25,14 +25,24 @@ MODES = {
 }
 
 
-def tokens_per_s(config: Mapping[str, Any], workload: str, mode: Mode, limits: Mapping[str, float]) -> float:
-    """Prefill at the rate of products and attention; each decode step at that, or as fast as its bytes are read."""
+def tokens_per_s(
+    config: Mapping[str, Any],
+    workload: str,
+    mode: Mode,
+    limits: Mapping[str, float],
+    packed_bytes: float | None = None,
+) -> float:
+    """Prefill at the rate of products and attention; each decode step at that, or as fast as its bytes are read.
+
+    `packed_bytes`: of all weights, where it is known; else the mode tells.
+    """
     number, length, made = WORKLOADS[workload]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     dim = hidden // heads
     weights = layers * (2 * hidden * hidden + 2 * hidden * kv_heads * dim + 3 * hidden * inner)
     head = config["vocab_size"] * hidden
+    stored = packed_bytes or (weights + head) * mode.weight_bytes
     product = limits.get(mode.product, limits["fp32"]) * 1e9
     attention = limits.get(mode.attention, limits["fp32"]) * 1e9
     per_key = 4 * heads * dim * layers
@@ -40,7 +50,7 @@ def tokens_per_s(config: Mapping[str, Any], workload: str, mode: Mode, limits: M
     for step in range(1, made):
         keys = number * (length + step)
         compute = number * 2 * (weights + head) / product + per_key * keys / attention
-        read = (weights + head) * mode.weight_bytes + keys * 2 * kv_heads * dim * layers * mode.kv_bytes
+        read = stored + keys * 2 * kv_heads * dim * layers * mode.kv_bytes
         seconds += max(compute, read / (limits["read"] * 1e9))
     tokens = number * (made + (length if workload == "W4" else 0))
     return float(tokens / seconds)

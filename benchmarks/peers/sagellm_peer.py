@@ -7,6 +7,7 @@ from pathlib import Path
 
 from session import serve  # the path is set just above
 
+from sagellm_engine.backends.native_runner import NativeRunner
 from sagellm_engine.core.config import EngineConfig
 from sagellm_engine.core.types import SamplingParams
 from sagellm_engine.inprocess import LocalEngine
@@ -30,4 +31,7 @@ if __name__ == "__main__":
         params = SamplingParams(**{"max_tokens": max_tokens, "temperature": 0.0, "ignore_eos": True, **sampling})
         return sum(map(len, engine.generate(ids, params)))
 
-    serve(generate, start_s=time.perf_counter() - began, facts={"kind": engine.core.info.kind})
+    runner = engine.core._runner
+    assert isinstance(runner, NativeRunner)
+    facts = {"kind": engine.core.info.kind, "packed_bytes": runner.packed_bytes}
+    serve(generate, start_s=time.perf_counter() - began, facts=facts)

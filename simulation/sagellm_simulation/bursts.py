@@ -43,7 +43,7 @@ def burst_bound(engines: Sequence[EngineSpec], trace: Trace, ttft_s: float, atta
 
 def _seconds(limits: Sequence[Limits], prompt: float, new: float) -> float:
     mix = Mix(new, 1.0, prompt, new * (prompt - new / 2))
-    return 1.0 / sum(prefills_per_s(limit, mix, beside=True) for limit in limits)
+    return 1.0 / sum(prefills_per_s(limit, mix) for limit in limits)
 
 
 def least_late(arrivals: np.ndarray, work: np.ndarray, within_s: float) -> int:

@@ -84,6 +84,8 @@ def test_the_roofline_is_the_slower_of_reading_and_computing() -> None:
     keys = sum(128 + step for step in range(1, 64))
     bytes_read = 63 * (weights + head) * 2 + keys * 2 * 32 * 3 * 2
     assert reading == pytest.approx(64 / (bytes_read / 10e9))
+    fewer = tokens_per_s(CONFIG, "W1", mode, {**LIMITS, "bf16": 1e30, "fp32": 1e30}, (weights + head) * 1.5)
+    assert fewer == pytest.approx(64 / ((bytes_read - 63 * (weights + head) * 0.5) / 10e9))
     computing = tokens_per_s(CONFIG, "W1", mode, {**LIMITS, "read": 1e30})
     products = 2 * (weights * 128 + head + 63 * (weights + head)) / 200e9
     attention = 4 * 64 * 3 * (128**2 / 2 + keys) / 100e9

@@ -1,12 +1,17 @@
 """How many requests a second engines can serve at most, by their step times: for planning, and as a bound."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
 
 from sagellm_common.regression import Vector
 
 PRECISION = 1e-6
+GRID = 257
+LARGEST, TINY = 1e9, 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +40,19 @@ class Limits:
     max_tokens: float
 
 
-def prefills_per_s(limits: Limits, mix: Mix, *, beside: bool = False) -> float:
-    """Return how many prompts a second an engine prefills that does nothing else, in steps as large as it takes; or
-    could prefill in steps that it takes anyway, `beside` sequences that decode."""
+def prefills_per_s(limits: Limits, mix: Mix) -> float:
+    """Return how many prompts a second an engine prefills that does nothing else, in steps as large as it takes, or
+    small enough to hide all rows behind what a step costs anyway."""
     base, prefill, _, _, products, over = (float(value) for value in limits.coefficients)
-    step = limits.max_batch_tokens
-    per_token = prefill + (base * (not beside) + over * max(0.0, step - limits.knee)) / step
-    return 1.0 / max(1e-12, mix.new * per_token + mix.products * products)
+    step, knee = limits.max_batch_tokens, max(TINY, limits.knee)
+    per_row = min((base + over * max(0.0, step - knee)) / step, base / min(step, knee))
+    return 1.0 / max(TINY, mix.new * (prefill + per_row) + mix.products * products)
 
 
 def answers_per_s(limits: Limits, mix: Mix, itl_s: float) -> float:
     """Return how many answers a second an engine decodes that does nothing else, in steps as long as is allowed, or as
     all the sequences that it holds take."""
-    base, _, decode, context, _, over = (float(value) for value in limits.coefficients)
-    per_sequence = decode + context * mix.context
-    sequences = (itl_s - base) / max(1e-12, per_sequence)
-    if sequences > limits.knee:
-        sequences = (itl_s - base + over * limits.knee) / max(1e-12, per_sequence + over)
-    held = min(limits.max_num_seqs, limits.max_tokens / max(1.0, mix.context))
-    if sequences > held:
-        sequences = held
-        itl_s = base + per_sequence * held + over * max(0.0, held - limits.knee)
-    return max(0.0, sequences) / (itl_s * max(1.0, mix.output))
+    return _most(lambda answers: _busy(limits, mix, itl_s, 0.0, answers))
 
 
 def first_token_s(limits: Limits, prompt: float) -> float:
@@ -70,54 +66,70 @@ def first_token_s(limits: Limits, prompt: float) -> float:
 
 
 def whole_per_s(limits: Limits, mix: Mix, itl_s: float) -> float:
-    """Return how many requests a second an engine serves that prefills and decodes them: prompts lengthen the steps of
-    those that decode, as many as keep the mean step within `itl_s`. Found by halving."""
-    low, high = 0.0, prefills_per_s(limits, mix)
-    while high - low > PRECISION * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _bears(limits, mix, itl_s, middle) else (low, middle)
-    return low
-
-
-def _bears(limits: Limits, mix: Mix, itl_s: float, rate: float) -> bool:
-    """Whether the mean step stays within a limit, with as many sequences as come to run beside one another then."""
-    base, prefill, decode, context, products, over = (float(value) for value in limits.coefficients)
-    prompts = rate * (mix.new * (prefill + over) + mix.products * products)
-    held = min(limits.max_num_seqs, limits.max_tokens / max(1.0, mix.context))
-    per_sequence = decode + context * mix.context
-    left = 1.0 - prompts - rate * mix.output * per_sequence
-    if left <= 0.0:
-        return False
-    step = base / left
-    sequences = rate * mix.output * step
-    if sequences > limits.knee:
-        left -= rate * mix.output * over
-        step = (base - over * limits.knee) / left if left > 0.0 else math.inf
-        sequences = rate * mix.output * step
-    return step <= itl_s and sequences <= held
+    """Return how many requests a second an engine serves that prefills and decodes them in the same steps, at most
+    `itl_s` apart."""
+    return _most(lambda rate: _busy(limits, mix, itl_s, rate, rate))
 
 
 def requests_per_s(fleet: Sequence[Limits], mix: Mix, itl_s: float) -> float:
     """Return the most requests a second that a fleet serves if each engine gives what part of its time it likes to
-    prompts and the rest to answers, whatever the scheduler does.
+    prompts alone, and the rest to steps of prompts and answers, whatever the scheduler does.
 
-    Prompts go first to the engines that are best at them compared with decoding, which is the optimum of the linear
-    programme; the rate is found by halving.
+    Answers go first to where they cost the fewest prompts, which is the optimum of the linear programme.
     """
-    rates = [(prefills_per_s(limits, mix, beside=True), answers_per_s(limits, mix, itl_s)) for limits in fleet]
-    rates.sort(key=lambda rate: rate[1] / rate[0])
-    low, high = 0.0, sum(prefill for prefill, _ in rates)
-    while high - low > PRECISION * max(high, 1.0):
+    trades = [_trades(limits, mix, itl_s) for limits in fleet]
+    prompts, answers = sum(alone for alone, _ in trades), 0.0
+    segments = [segment for _, found in trades for segment in found]
+    segments.sort(key=lambda segment: segment[1] / segment[0])
+    for more, fewer in segments:
+        if prompts - fewer < answers + more:
+            return answers + more * (prompts - answers) / (more + fewer)
+        prompts, answers = prompts - fewer, answers + more
+    return answers
+
+
+def _trades(limits: Limits, mix: Mix, itl_s: float) -> tuple[float, list[tuple[float, float]]]:
+    """Return how many prompts a second an engine prefills that does nothing else, and what answers cost it: so many
+    more a second, so many prompts fewer, the cheapest first."""
+    answers = np.linspace(0.0, answers_per_s(limits, mix, itl_s), GRID)
+    beside = [_most(partial(_busy, limits, mix, itl_s, answers=float(rate))) for rate in answers]
+    corners = [(0.0, prefills_per_s(limits, mix))]
+    for point in zip(answers[1:].tolist(), beside[1:], strict=True):
+        while len(corners) > 1 and _slope(corners[-2], corners[-1]) <= _slope(corners[-2], point):
+            corners.pop()
+        corners.append(point)
+    pieces = [(right[0] - left[0], left[1] - right[1]) for left, right in pairwise(corners)]
+    return corners[0][1], [piece for piece in pieces if piece[0] > 0.0]
+
+
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / max(TINY, right[0] - left[0])
+
+
+def _most(busy: Callable[[float], float]) -> float:
+    """Return the largest rate that leaves an engine no more than busy; found by halving."""
+    if busy(0.0) > 1.0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while busy(high) <= 1.0 and high < LARGEST:
+        low, high = high, 2.0 * high
+    while high - low > PRECISION * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _serves(rates, middle) else (low, middle)
+        low, high = (middle, high) if busy(middle) <= 1.0 else (low, middle)
     return low
 
 
-def _serves(rates: Sequence[tuple[float, float]], rate: float) -> bool:
-    """Whether engines, of which the first prefill as long as need be, decode as many answers a second."""
-    left, answers = rate, 0.0
-    for prefill, decode in rates:
-        share = min(1.0, left / prefill)
-        left -= share * prefill
-        answers += (1.0 - share) * decode
-    return left <= PRECISION and answers >= rate
+def _busy(limits: Limits, mix: Mix, itl_s: float, prompts: float, answers: float) -> float:
+    """Return the share of its time that an engine computes, of so many prompts and answers a second.
+
+    It takes as few steps as the pace, the rows of a step and the sequences that it holds allow, or as many as hide all
+    rows behind what a step costs anyway, whichever takes less time.
+    """
+    base, prefill, decode, context, products, over = (float(value) for value in limits.coefficients)
+    tokens = answers * mix.output
+    rows = prompts * mix.new + tokens
+    held = min(limits.max_num_seqs, limits.max_tokens / max(1.0, mix.context))
+    fewest = max(1.0 / itl_s, rows / limits.max_batch_tokens, tokens / held)
+    work = prompts * (mix.new * prefill + mix.products * products) + tokens * (decode + context * mix.context)
+    counts = (fewest, max(fewest, rows / max(TINY, limits.knee)))
+    return work + min(steps * base + over * max(0.0, rows - steps * limits.knee) for steps in counts)

@@ -52,7 +52,16 @@ def test_roles_bear_at_least_what_engines_that_do_both_bear_and_never_more_than_
             limits = limits_of(spec)
             bound = requests_per_s([limits], CHATS, itl_s)
             assert whole_per_s(limits, CHATS, itl_s) <= bound * 1.001
-            assert bound <= min(prefills_per_s(limits, CHATS, beside=True), answers_per_s(limits, CHATS, itl_s)) * 1.001
+            assert bound <= min(prefills_per_s(limits, CHATS), answers_per_s(limits, CHATS, itl_s)) * 1.001
+
+
+def test_prompts_hide_behind_answers() -> None:
+    """Below the knee a step takes as long with 100 rows of prompts as without: they are prefilled for nothing."""
+    limits = Limits(np.array([0.05, 0.0, 0.0, 0.0, 0.0, 1e-3]), 160.0, 8192, 60, 1e9)
+    mix = Mix(new=100.0, output=60.0, context=1.0, products=0.0)
+    assert answers_per_s(limits, mix, 0.1) == pytest.approx(20.0, rel=1e-4), "60 sequences, 20 steps a second"
+    assert whole_per_s(limits, mix, 0.1) == pytest.approx(20.0, rel=1e-4), "beside them 100 rows of prompts a step"
+    assert requests_per_s([limits] * 2, mix, 0.1) == pytest.approx(40.0, rel=1e-4)
 
 
 def test_the_first_token_of_a_long_prompt_takes_all_its_steps() -> None:
