@@ -19,7 +19,7 @@ from sagellm_scheduler.planner.margin import Margin
 from sagellm_scheduler.planner.sizing import Group, Load, Offer, Sizing, size
 
 RATIOS = (0.5, 2.0)
-FIRST_MARGIN = 1.3
+FIRST_MARGIN = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -132,12 +132,12 @@ def test_a_forecast_is_scaled_by_what_really_comes() -> None:
 
 
 def test_missed_slos_make_the_fleet_larger() -> None:
-    """The same load, but every tenth first token too late: a larger margin, more engines."""
+    """The same load, but every fourth first token too late: a larger margin, more engines."""
     good, bad = made(), made()
     for minute in range(20):
         begin = 60.0 * minute
         serve(good, 6.0, begin, 60.0)
-        serve(bad, 6.0, begin, 60.0, ttft_ms=100.0 if minute % 10 else 5000.0)
+        serve(bad, 6.0, begin, 60.0, ttft_ms=100.0 if minute % 4 else 5000.0)
         plan(good, begin + 60.0)
         plan(bad, begin + 60.0)
     assert plan(bad, 1200.0).margin > 1.2 * plan(good, 1200.0).margin
