@@ -1,5 +1,6 @@
 """A real nats-server as a child process on a free loopback port: the embedded default, and what tests run on."""
 
+import secrets
 import shutil
 import signal
 import socket
@@ -7,11 +8,13 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sagellm_common.errors import Unavailable
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+LISTENING_PORTS = range(10_000, 32_768)
 
 
 def find_server() -> str:
@@ -24,11 +27,13 @@ def find_server() -> str:
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a loopback TCP port that was free a moment ago, picked at random below the ports that operating systems
+    give to outgoing connections, which would soon take it; raises Unavailable after many that were in use."""
+    for _ in range(100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port := secrets.choice(LISTENING_PORTS)))
+            return port
+    raise Unavailable(f"no free port found from {LISTENING_PORTS.start} to {LISTENING_PORTS.stop - 1}")
 
 
 class NatsServer:
