@@ -9,11 +9,11 @@ class CoreConfig:
 
     `silence_s`: without an assignment for so long, the description is submitted again, then whenever the wait has
     doubled, and at least every `max_silence_s`. `place_timeout_s`: how long a leader may be missing before a request is
-    given up. `engine_timeout_s`: an engine that does not report for so long
-    is lost; the scheduler judges by the same value, the gateway waits `engine_grace_s` longer. `stall_s`: ticks
-    that are further apart mean that the gateway itself stood still. `max_idle_epochs`: epochs in a row that bring no
-    token before the request fails. `probe_s`: how long a stream may be silent before the engine is asked for it.
-    `max_resends`: unanswered repairs before the engine counts as failed.
+    given up. `engine_timeout_s`: an engine that does not report for so long is lost; the scheduler judges by the same
+    value, the gateway waits `engine_grace_s` longer. `stall_s`: ticks that are further apart mean that the gateway
+    itself stood still. `max_idle_epochs`: epochs in a row that bring no token before the request fails. `probe_s`: how
+    long a stream may be silent before the engine is asked for it. `max_resends`: unanswered repairs before the engine
+    counts as failed.
     """
 
     silence_s: float = 2.0

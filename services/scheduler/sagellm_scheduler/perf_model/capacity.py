@@ -91,10 +91,9 @@ def requests_per_s(fleet: Sequence[Limits], mix: Mix, itl_s: float) -> float:
 def _trades(limits: Limits, mix: Mix, itl_s: float) -> tuple[float, list[tuple[float, float]]]:
     """Return how many prompts a second an engine prefills that does nothing else, and what answers cost it: so many
     more a second, so many prompts fewer, the cheapest first."""
-    answers = np.linspace(0.0, answers_per_s(limits, mix, itl_s), GRID)
-    beside = [_most(partial(_busy, limits, mix, itl_s, answers=float(rate))) for rate in answers]
     corners = [(0.0, prefills_per_s(limits, mix))]
-    for point in zip(answers[1:].tolist(), beside[1:], strict=True):
+    for answers in np.linspace(0.0, answers_per_s(limits, mix, itl_s), GRID)[1:].tolist():
+        point = answers, _most(partial(_busy, limits, mix, itl_s, answers=answers))
         while len(corners) > 1 and _slope(corners[-2], corners[-1]) <= _slope(corners[-2], point):
             corners.pop()
         corners.append(point)

@@ -151,8 +151,8 @@ int32_t sage_set_threads(int32_t num_threads, const int32_t* processors, int32_t
 // Bytes of a packed weight; kind, num_in and num_out are read.
 int64_t sage_packed_bytes(const SageLinear* w);
 
-// Whether a bfloat16 weight [out, in] can be packed as BF12: the instruction set has it, and the exponents are few enough.
-// Num_in, num_out and interleaved are as for sage_pack.
+// Whether a bfloat16 weight [out, in] can be packed as BF12: the instruction set has it, and the exponents are few
+// enough. Of w, num_in and num_out are read; interleaved is as for sage_pack.
 int32_t sage_fits_bf12(const SageLinear* w, const void* source, int32_t interleaved);
 
 // Packs a weight [out, in] of kind F32, BF16 or F16 into w->weight, and w->scale and w->sums where the kind has them.

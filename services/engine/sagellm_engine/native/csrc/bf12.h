@@ -3,8 +3,8 @@
 // The exponents of a weight matrix are few: those of normally distributed numbers take 2.6 bits on average (DFloat11,
 // Zhang et al., 2025, which codes them in variable length). Here sign and mantissa are kept as they are, and of the
 // exponent its number, four bits, in a table of the panel: of zero, and of the fifteen most frequent. Weights with any
-// other exponent, one of ten thousand, are strays: zero in their place, listed in the panel's head, and added to the sums
-// last, each as a register of weights that are zero but for one.
+// other exponent, one of ten thousand, are strays: zero in their place, listed in the panel's head, and added to the
+// sums last, each as a register of weights that are zero but for one.
 //
 // Head: exponents u16 [2][16], shifted to where they belong, twice, so that a fifth bit of an index does not matter;
 // the number of strays i64; strays. Then for each four inputs, which in BF16 are words u16 [2 pairs of inputs][2][2 L]:
@@ -66,22 +66,20 @@ inline int num_strays(const char* panel) {
   return static_cast<int>(count);
 }
 
-// Unpacks inputs of a panel into BF16.
-inline void unpack_bf12(const char* panel, const char* from, int inputs, char* to) {
-  const Bf12Reader reader(panel);
-  for (int k = 0; k < inputs; k += kBf12Inputs, from += 6 * kPanel) {
-    vi w[2][2];
-    reader.read(from, w);
-    for (int pair = 0; pair < 2; ++pair)
-      for (int j = 0; j < 2; ++j, to += 4 * kLanes) store_i(to, w[pair][j]);
-  }
+// Stores four inputs as BF16 has them.
+SAGE_INLINE void store_unpacked(const vi (&w)[2][2], char* to) {
+  for (int pair = 0; pair < 2; ++pair)
+    for (int j = 0; j < 2; ++j, to += 4 * kLanes) store_i(to, w[pair][j]);
 }
 
 // One column of a panel: the inputs of one output.
 inline void gather_bf12(const char* panel, const char* inputs, int num_in, int column, float* out) {
-  for (int k = 0; k < num_in; k += kBf12Inputs) {
-    alignas(64) uint16_t values[2][2 * kPanel];
-    unpack_bf12(panel, inputs + k / kBf12Inputs * 6 * kPanel, kBf12Inputs, reinterpret_cast<char*>(values));
+  const Bf12Reader reader(panel);
+  for (int k = 0; k < num_in; k += kBf12Inputs, inputs += kBf12Inputs * kPanel * 3 / 2) {
+    vi w[2][2];
+    uint16_t values[2][2 * kPanel];
+    reader.read(inputs, w);
+    store_unpacked(w, reinterpret_cast<char*>(values));
     for (int i = 0; i < kBf12Inputs; ++i) out[k + i] = from_bf16(values[i / 2][column * 2 + i % 2]);
   }
   const Stray* stray = strays_of(panel);

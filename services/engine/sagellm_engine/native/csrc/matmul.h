@@ -102,7 +102,7 @@ class Multiplication {
   // Inputs of a part: parts are of one size, and no larger than what stays in the first-level cache while all tiles
   // pass by; where there is one tile, no larger than what memory should be asked for beforehand.
   int part_inputs(int tiles) const {
-    if (num_rows_ == 1) return num_in_;  // nothing is asked for: the hardware sees what comes
+    if (num_rows_ == 1) return num_in_;  // one stream: no part is asked for beforehand
     const int64_t bytes = input_bytes(tiles > 1 ? plain_ : w_, num_in_), most = tiles > 1 ? kPartBytes : kShortPart;
     const int parts = static_cast<int>((bytes + most - 1) / most);
     return static_cast<int>(round_up((num_in_ + parts - 1) / parts, kGroup));

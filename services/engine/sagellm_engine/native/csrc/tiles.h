@@ -103,23 +103,16 @@ struct Part {
 };
 
 // Weights of one panel, read as floats [inputs][2][L], a few inputs at once.
-struct F32Weights {
+SAGE_INLINE vf floats_at(const float* p) { return load(p); }
+SAGE_INLINE vf floats_at(const uint16_t* p) { return from_f16(p); }
+template <class Stored>
+struct FloatWeights {
   static constexpr int kInputs = 2, kAhead = 0;
-  F32Weights(const char*, char*) {}
+  FloatWeights(const char*, char*) {}
   SAGE_INLINE void read(const char* p, vf (&w)[2][2]) const {
-    const float* f = reinterpret_cast<const float*>(p);
+    const Stored* stored = reinterpret_cast<const Stored*>(p);
     for (int k = 0; k < 2; ++k)
-      for (int j = 0; j < 2; ++j) w[k][j] = load(f + (k * 2 + j) * kLanes);
-  }
-};
-
-struct F16Weights {
-  static constexpr int kInputs = 2, kAhead = 0;
-  F16Weights(const char*, char*) {}
-  SAGE_INLINE void read(const char* p, vf (&w)[2][2]) const {
-    const uint16_t* h = reinterpret_cast<const uint16_t*>(p);
-    for (int k = 0; k < 2; ++k)
-      for (int j = 0; j < 2; ++j) w[k][j] = from_f16(h + (k * 2 + j) * kLanes);
+      for (int j = 0; j < 2; ++j) w[k][j] = floats_at(stored + (k * 2 + j) * kLanes);
   }
 };
 
@@ -144,8 +137,8 @@ struct Bf12Unpacking : Bf12Reader {
   Bf12Unpacking(const char* panel, char* unpacked) : Bf12Reader(panel), to_(unpacked) {}
   SAGE_INLINE void read(const char* p, vi (&w)[2][2]) {
     Bf12Reader::read(p, w);
-    for (int pair = 0; pair < 2; ++pair)
-      for (int j = 0; j < 2; ++j, to_ += 4 * kLanes) store_i(to_, w[pair][j]);
+    store_unpacked(w, to_);
+    to_ += kBf12Inputs * 2 * kPanel;
   }
 
  private:
@@ -168,8 +161,8 @@ struct FloatsOf : Pairs {
   }
 };
 
-// A part's weights in the first panel; room for them as BF16 if they are to be left so, or null; and the panel's head if
-// strays are to be added, or null.
+// A part's weights in the first panel; room for them as BF16 if they are to be left so, or null; and the panel's head
+// if strays are to be added, or null.
 struct PackedPart {
   const char* packed;
   char* unpacked;
@@ -401,8 +394,8 @@ TileFunction find_tile(int rows, int panels) {
 inline TileFunction find_tile(int kind, int compute, int rows, int panels) {
   const bool in_bf16 = kHasBf16 && compute == SAGE_COMPUTE_BF16;
   switch (kind) {
-    case SAGE_F32: return find_tile<FloatProduct<F32Weights>>(rows, panels);
-    case SAGE_F16: return find_tile<FloatProduct<F16Weights>>(rows, panels);
+    case SAGE_F32: return find_tile<FloatProduct<FloatWeights<float>>>(rows, panels);
+    case SAGE_F16: return find_tile<FloatProduct<FloatWeights<uint16_t>>>(rows, panels);
     case SAGE_INT8: return find_tile<Int8Product>(rows, panels);
     case SAGE_INT4: return find_tile<Int4Product>(rows, panels);
     case SAGE_BF12:
