@@ -8,7 +8,6 @@ arrive in that quarter of an hour are answered in time, found by simulation.
 
 import argparse
 import json
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +152,6 @@ def main() -> None:
     parser.add_argument("--hours", type=int, default=24)
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
-    began = time.monotonic()
     with ProcessPoolExecutor(asked.processes) as pool:
         day = pool.submit(planned, (asked.traces, asked.hours))
         quarters = int(asked.hours * HOUR_S / WINDOW_S)
@@ -164,7 +162,6 @@ def main() -> None:
         "oracle_engine_hours": oracle,
         "of_oracle": round(result["engine_hours"] / oracle, 3),
         "oracle_engines": least,
-        "seconds": round(time.monotonic() - began),
     }
     print(json.dumps({name: value for name, value in result.items() if name != "by_quarter"}, indent=1))
     if asked.hours == 24:

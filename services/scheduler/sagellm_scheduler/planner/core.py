@@ -33,7 +33,7 @@ class PlannerConfig:
     least: int = 1
     most: int = 64
     lead_s: float = 120.0
-    hold_s: float = 600.0
+    hold_s: float = 300.0
     apart: bool = True
     offers: tuple[Offer, ...] = ()
 
