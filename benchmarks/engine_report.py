@@ -101,9 +101,9 @@ def _what_bounds_lossless(result: dict[str, Any]) -> str:
         f"gives: this virtual machine's varies between 40 and {result['limits']['read']:.0f} GB/s from minute to "
         "minute with what its neighbours do, and the roofline counts its best. Ours take 12 bits each where others "
         "read 16 (docs/engine.md). W4 is products of bf16, which run at "
-        f"{share['W4']:.0%} of what the processor's units do, and at the same in the best other engine: there are no "
-        "operations to save. Prefill is two fifths of W2 and three fifths of W3, and 32 rows of W3 compute for about "
-        "as long as they read."
+        f"{share['W4']:.0%} of what the processor's units do, and at about the same in the best other engine; all that "
+        "ours saves is the last layer behind its keys and values, for rows that get no logits. Prefill is two fifths "
+        "of W2 and three fifths of W3, and 32 rows of W3 compute for about as long as they read."
     )
 
 

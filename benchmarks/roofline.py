@@ -34,19 +34,22 @@ def tokens_per_s(
 ) -> float:
     """Prefill at the rate of products and attention; each decode step at that, or as fast as its bytes are read.
 
-    `packed_bytes`: of all weights, where it is known; else the mode tells.
+    Of a prompt but its last token, the last layer's keys and values are all that anyone reads. `packed_bytes`: of all
+    weights, where it is known; else the mode tells.
     """
     number, length, made = WORKLOADS[workload]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     dim = hidden // heads
-    weights = layers * (2 * hidden * hidden + 2 * hidden * kv_heads * dim + 3 * hidden * inner)
+    behind_keys = 2 * hidden * hidden + 3 * hidden * inner
+    weights = layers * (behind_keys + 2 * hidden * kv_heads * dim)
     head = config["vocab_size"] * hidden
     stored = packed_bytes or (weights + head) * mode.weight_bytes
     product = limits.get(mode.product, limits["fp32"]) * 1e9
     attention = limits.get(mode.attention, limits["fp32"]) * 1e9
     per_key = 4 * heads * dim * layers
-    seconds = number * 2 * (weights * length + head) / product + number * per_key * length**2 / 2 / attention
+    seconds = number * 2 * (weights * length - behind_keys * (length - 1) + head) / product
+    seconds += number * per_key * (length**2 / 2 * (layers - 1) + length) / layers / attention
     for step in range(1, made):
         keys = number * (length + step)
         compute = number * 2 * (weights + head) / product + per_key * keys / attention

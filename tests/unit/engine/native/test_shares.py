@@ -1,6 +1,6 @@
 """Steps of many rows, of which every thread takes a share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,11 @@ def _default_threads() -> Iterator[None]:
 
 
 def sequences() -> list[SequenceState]:
-    """Prompts of several lengths, each with pages of its own."""
+    """Prompts of several lengths, each with pages of its own, and room for a token more."""
     made, first_page = [], 0
     for number, length in enumerate(LENGTHS):
         seq = sequence([(11 * i * i + 5 * i + number) % VOCAB_SIZE for i in range(length)])
-        seq.pages = list(range(first_page, first_page := first_page + -(-length // 16)))
+        seq.pages = list(range(first_page, first_page := first_page + length // 16 + 1))
         made.append(seq)
     return made
 
@@ -77,3 +77,31 @@ def test_more_threads_than_at_first(tmp_path: Path) -> None:
     expected = model.forward([seq], range(seq.num_scheduled)).clone()
     set_threads(7)
     assert torch.equal(model.forward([seq], range(seq.num_scheduled)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "wanted",
+    [(), (586,), (216, 221, 522, 586), (0, 217, 300), tuple(range(0, 587, 2)), (586, 3, 219)],
+    ids=["none", "the last", "the last of each", "any", "every second", "in any order"],
+)
+def test_rows_that_get_no_logits_are_not_missed(tmp_path: Path, wanted: tuple[int, ...], threads: int) -> None:
+    """Whichever rows of the prompts get logits, these are the same bits, and so are those of the token that follows."""
+    make_tiny_model("llama", tmp_path)
+    set_threads(threads)
+    rows, after = prompts_and_one_token(model_in(tmp_path), range(sum(LENGTHS)))
+    some, after_some = prompts_and_one_token(model_in(tmp_path), wanted)
+    assert torch.equal(some, rows[list(wanted)])
+    assert torch.equal(after_some, after)
+
+
+def prompts_and_one_token(model: NativeModel, wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits of some rows of all prompts in one step, and of one token more of each in the next."""
+    seqs = sequences()
+    for seq in seqs:
+        seq.num_scheduled = len(seq.tokens)
+    logits = model.forward(seqs, wanted).clone()
+    for seq in seqs:
+        seq.num_computed, seq.num_scheduled = len(seq.tokens), 1
+        seq.tokens.append(7)
+    return logits, model.forward(seqs, range(len(seqs))).clone()

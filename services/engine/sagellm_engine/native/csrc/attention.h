@@ -52,7 +52,7 @@ class AttentionPiece {
       sums_[i][0] = place.sinks ? 1.0f : 0.0f;
     }
     std::fill(out_, out_ + count_ * dim_, 0.0f);
-    for (int i = 0; i < count_; i += tile_rows(count_ - i)) pack_queries(i, tile_rows(count_ - i));
+    for (int i = 0; i < count_; i += query_rows(i)) pack_queries(i, query_rows(i));
   }
 
   // Computes the rows; `put(row, head of the group, values [D])` gets each result. Meanwhile memory is asked for the
@@ -79,6 +79,9 @@ class AttentionPiece {
 
  private:
   static constexpr bool kDot2 = Kv::kPairs && kHasBf16;
+
+  // Queries of the tile that begins with the i-th: of a decode step all that a head has, up to eight.
+  int query_rows(int i) const { return count_ - i == 7 && kMaxTile == 12 ? 7 : tile_rows(count_ - i); }
 
   // Lays queries out [D][rows], or [D / 2][rows][2] in bfloat16, as the rows of a product.
   void pack_queries(int first, int rows) {
@@ -129,7 +132,7 @@ class AttentionPiece {
       keys[j] = blocks_[at / kPage].keys + at % kPage * (Kv::kPairs ? 2 : 1);
     }
     for (int i = 0, rows; i < count_; i += rows) {
-      rows = tile_rows(count_ - i);
+      rows = query_rows(i);
       switch (rows) {
         case 1: score<1>(i, key, keys); break;
         case 2: score<2>(i, key, keys); break;
@@ -137,6 +140,7 @@ class AttentionPiece {
         case 4: score<4>(i, key, keys); break;
         case 5: score<5>(i, key, keys); break;
         case 6: score<6>(i, key, keys); break;
+        case 7: score<kMaxTile == 12 ? 7 : 6>(i, key, keys); break;
         case 8: score<kMaxTile == 12 ? 8 : 6>(i, key, keys); break;
         default: score<kMaxTile>(i, key, keys);
       }
@@ -254,9 +258,9 @@ class AttentionPiece {
   }
 
   void average(int from, int vectors, int num_keys) {
-    constexpr int kRows = kMaxTile / 2;
+    const int tiles = (count_ + kMaxTile / 2 - 1) / (kMaxTile / 2), most = (count_ + tiles - 1) / tiles;
     for (int i = 0; i < count_;) {
-      const int rows = std::min(kRows, count_ - i);
+      const int rows = std::min(most, count_ - i);
       switch (vectors) {
         case 4: average_rows<4>(rows, i, from, num_keys); break;
         case 2: average_rows<2>(rows, i, from, num_keys); break;

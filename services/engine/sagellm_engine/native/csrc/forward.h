@@ -13,7 +13,7 @@
 namespace SAGE_ISA {
 
 constexpr int kPhasesALayer = 10;  // at most
-constexpr int kPhasesAround = 3;   // embedding, last norm, logits
+constexpr int kPhasesAround = 4;   // embedding, selection of rows, last norm, logits
 constexpr int kFewRows = 4;
 constexpr int kShareRows = 96;  // so many for each thread, and it keeps to its own: their data stay in its cache
 
@@ -47,8 +47,10 @@ struct Scratch {
     }
     width = widest;
     threads = sage::Pool::instance().size();
-    counters = arena.take<std::atomic<int32_t>>(num_counters(model) * kCounterStride);
+    phases = model.num_layers * kPhasesALayer + kPhasesAround;
+    counters = arena.take<std::atomic<int32_t>>(threads * phases * kCounterStride);
     residual = arena.take<float>(rows * round_up(model.hidden, kGroup));
+    wanted_residual = arena.take<float>(outputs * round_up(model.hidden, kGroup));
     const int64_t qkv_floats = rows * round_up(layer.qkv.num_out, kPanel);
     wide = arena.take<float>(std::max(qkv_floats + rows * padded_in(layer.o), rows * int64_t{padded_in(layer.down)}));
     qkv = wide;  // no longer needed when the feed-forward begins
@@ -66,17 +68,18 @@ struct Scratch {
     sequence = arena.take<int32_t>(rows);
   }
 
-  int64_t num_counters(const SageModel& model) const {
-    return (model.num_layers * kPhasesALayer + kPhasesAround) * threads;
+  // Counts the pieces that are taken of a thread's own share of a phase.
+  std::atomic<int32_t>& counter(size_t thread, int64_t phase) const {
+    return counters[(thread * phases + phase) * kCounterStride];
   }
 
   static constexpr int kCounterStride = 16;  // a cache line each
   Arena arena;
-  int64_t threads;
+  int64_t threads, phases;
   int64_t width;
   int64_t operand_bytes, num_sums;  // of one thread that makes its own rows
   std::atomic<int32_t>* counters;
-  float* residual;
+  float *residual, *wanted_residual;
   float *qkv, *mixed;  // what enters attention, and what it gives
   float *wide;         // the activations of the feed-forward, in the same place
   char* operand;
@@ -88,8 +91,18 @@ struct Scratch {
   int32_t* sequence;  // of each row
 };
 
+// Rows of a sequence, and where the result of the first one goes.
 struct AttentionWork {
-  int sequence, first_row, num_rows;
+  int sequence, first_row, num_rows, to_row;
+};
+
+// What phases go over: all rows of a step, or, behind the last layer's keys and values, those that get logits.
+struct Selection {
+  std::vector<Share> shares;
+  std::vector<std::vector<AttentionWork>> attention;  // of each share
+  float* residual;
+
+  int rows() const { return shares.back().end; }
 };
 
 // One thread's way through a step.
@@ -106,10 +119,12 @@ class Step {
       : model_(model), step_(step), pool_(sage::Pool::instance()),
         scratch_(model, step.num_rows, step.num_out, scratch),
         hidden_stride_(round_up(model.hidden, kGroup)), half_(model.head_dim / 2),
-        decoding_(step.num_rows == step.num_seqs) {
-    for (int64_t i = 0; i < scratch_.num_counters(model); ++i) scratch_.counters[i * Scratch::kCounterStride].store(0);
-    divide_rows();
+        decoding_(step.num_rows == step.num_seqs), selects_(!decoding_ && step.num_out < step.num_rows) {
+    all_ = divided(step.num_rows, scratch_.residual);
     plan_attention();
+    if (!selects_) return;
+    wanted_ = divided(step.num_out, scratch_.wanted_residual);
+    plan_wanted_attention();
   }
 
   void run() {
@@ -118,12 +133,13 @@ class Step {
 
  private:
   // Gives every thread its share of the rows, if there are enough; else all take from one.
-  void divide_rows() {
-    const int rows = step_.num_rows, tiles = (rows + kMaxTile - 1) / kMaxTile;
+  Selection divided(int rows, float* residual) const {
+    const int tiles = (rows + kMaxTile - 1) / kMaxTile;
     const int count = rows >= kShareRows * pool_.size() ? pool_.size() : 1;
+    Selection selection{{}, std::vector<std::vector<AttentionWork>>(count), residual};
     for (int i = 0; i < count; ++i)
-      shares_.push_back({tiles * i / count * kMaxTile, std::min(rows, tiles * (i + 1) / count * kMaxTile)});
-    attention_.resize(count);
+      selection.shares.push_back({tiles * i / count * kMaxTile, std::min(rows, tiles * (i + 1) / count * kMaxTile)});
+    return selection;
   }
 
   // Splits sequences into pieces of attention, in each share the most expensive first.
@@ -133,15 +149,24 @@ class Step {
     for (int s = 0; s < step_.num_seqs; ++s)
       for (int row = step_.first_row[s]; row < step_.first_row[s + 1]; row += at_once) {
         const int rows = std::min(at_once, step_.first_row[s + 1] - row);
-        while (row >= shares_[share].end) ++share;
-        attention_[share].push_back({s, row, rows});
+        while (row >= all_.shares[share].end) ++share;
+        all_.attention[share].push_back({s, row, rows, row});
         for (int i = row; i < row + rows; ++i) scratch_.sequence[i] = s;
       }
     const auto cost = [this](const AttentionWork& w) { return (position(w.first_row) + 1) * w.num_rows; };
-    for (auto& pieces : attention_)
+    for (auto& pieces : all_.attention)
       std::sort(pieces.begin(), pieces.end(), [&](const AttentionWork& a, const AttentionWork& b) {
         return cost(a) != cost(b) ? cost(a) > cost(b) : a.first_row < b.first_row;
       });
+  }
+
+  void plan_wanted_attention() {
+    size_t share = 0;
+    for (int i = 0; i < step_.num_out; ++i) {
+      while (i >= wanted_.shares[share].end) ++share;
+      const int row = step_.out_rows[i];
+      wanted_.attention[share].push_back({scratch_.sequence[row], row, 1, i});
+    }
   }
 
   int position(int row) const {
@@ -154,18 +179,19 @@ class Step {
   // for what `then` needs.
   template <class Count, class F>
   void phase(Worker& at, SagePhase kind, size_t shares, Count count, F f) {
-    const size_t first_counter = at.phase++ * scratch_.threads;
+    const int number = at.phase++;
     for (size_t k = 0; k < shares; ++k) {
       const size_t share = (at.thread + k) % shares;
-      std::atomic<int32_t>& counter = scratch_.counters[(first_counter + share) * Scratch::kCounterStride];
+      std::atomic<int32_t>& counter = scratch_.counter(share, number);
       const auto take = [&counter] { return counter.fetch_add(1, std::memory_order_relaxed); };
       const int end = count(share);
+      if (counter.load(std::memory_order_relaxed) >= end) continue;  // its owner may be writing the line
       for (int i = take(), then; i < end; i = then) {
         then = take();
         f(share, i, std::min(then, end - 1));
       }
     }
-    pool_.barrier();
+    pool_.barrier(at.thread);
     clock(at, kind);
   }
 
@@ -208,11 +234,12 @@ class Step {
             few ? nullptr : scratch_.stages + at.thread * scratch_.num_staged};
   }
 
+  Rows formed(const Worker& at, const SageLinear& w, int rows) const { return writer(at, w, rows).rows(); }
+
   template <class Finish>
-  void product(Worker& at, SagePhase kind, const std::vector<Share>& shares, const SageLinear& w, Finish finish) {
-    const int rows = shares.back().end;
-    const Rows input = writer(at, w, rows).rows();
-    const Multiplication multiplication(w, input, model_.compute, rows);
+  void product(Worker& at, SagePhase kind, const std::vector<Share>& shares, const SageLinear& w, const Rows& input,
+               Finish finish) {
+    const Multiplication multiplication(w, input, model_.compute, shares.back().end);
     const int parts = shares.size() == 1 ? pool_.size() : 1;  // of the columns, where rows are not shared out
     const auto divide = [&](size_t share) { return Division(w, shares[share / parts], share % parts, parts); };
     phase(at, kind, shares.size() * parts, [&](size_t share) { return divide(share).count; },
@@ -224,8 +251,11 @@ class Step {
 
   void work(Worker at) {
     at.since = std::chrono::steady_clock::now();
-    phase_of_rows(at, SAGE_EMBED, shares_, 1, [this](int row, int) { embed(row); });
-    for (int layer = 0; layer < model_.num_layers; ++layer) run_layer(at, layer);
+    for (int64_t i = 0; i < scratch_.phases; ++i) scratch_.counter(at.thread, i).store(0, std::memory_order_relaxed);
+    pool_.barrier(at.thread);
+    phase_of_rows(at, SAGE_EMBED, all_.shares, 1, [this](int row, int) { embed(row); });
+    for (int layer = 0; layer + 1 < model_.num_layers; ++layer) run_layer(at, layer, all_);
+    run_layer(at, model_.num_layers - 1, selects_ ? wanted_ : all_);
     logits(at);
   }
 
@@ -234,28 +264,49 @@ class Step {
     rotation(position(row), model_.inv_freq, half_, scratch_.cosines + row * half_, scratch_.sines + row * half_);
   }
 
-  void normalise(const RowWriter& writer, const float* gain, int from_row, int to_row) const {
+  void normalise(const RowWriter& writer, const float* gain, const float* residual, int row) const {
     alignas(64) float normed[kMaxHidden];
-    rms_norm(scratch_.residual + from_row * hidden_stride_, gain, model_.eps, model_.hidden, normed);
-    writer.put(to_row, normed);
+    rms_norm(residual, gain, model_.eps, model_.hidden, normed);
+    writer.put(row, normed);
   }
 
-  void run_layer(Worker& at, int index) {
+  void norm_into(Worker& at, const Selection& rows, const SageLinear& w, const float* gain) {
+    const RowWriter to = writer(at, w, rows.rows());
+    form_rows(at, SAGE_NORM, rows.shares, to,
+              [&](int row) { normalise(to, gain, rows.residual + row * hidden_stride_, row); });
+  }
+
+  // Runs a layer; behind its keys and values only some of its rows may be wanted.
+  void run_layer(Worker& at, int index, const Selection& wanted) {
     const SageLayer& layer = model_.layers[index];
-    const int rows = step_.num_rows;
-    const auto norm_into = [&](const SageLinear& w, const float* gain) {
-      const RowWriter to = writer(at, w, rows);
-      form_rows(at, SAGE_NORM, shares_, to, [&](int row) { normalise(to, gain, row, row); });
-    };
-    norm_into(layer.qkv, layer.input_norm);
-    product(at, SAGE_QKV, shares_, layer.qkv, [&](int row, int panel, const float* sums) {
-      store_panel(qkv(layer, row), layer.qkv, panel, sums);
+    norm_into(at, all_, layer.qkv, layer.input_norm);
+    const Rows normed = formed(at, layer.qkv, all_.rows());
+    product(at, SAGE_QKV, all_.shares, layer.qkv, normed, [&](int row, int rows, int panel, const float* sums) {
+      for (int m = 0; m < rows; ++m) store_panel(qkv(layer, row + m), layer.qkv, panel, sums + m * kPanel);
     });
-    attend(at, layer, index);
-    add_to_residual(at, SAGE_O, layer.o, scratch_.mixed);
-    norm_into(layer.gate_up, layer.post_norm);
-    activate(at, layer);
-    add_to_residual(at, SAGE_DOWN, layer.down, scratch_.wide);
+    if (!decoding_) place_all(at, layer, index);
+    if (wanted.rows() == 0) return;
+    if (&wanted != &all_) select(at);
+    attend(at, wanted, layer, index);
+    form(at, wanted, layer.o, scratch_.mixed);
+    add_to_residual(at, SAGE_O, wanted, layer.o, formed(at, layer.o, wanted.rows()));
+    norm_into(at, wanted, layer.gate_up, layer.post_norm);
+    if (activates_in_form(layer.down, wanted.rows())) {
+      activate_in_form(at, wanted, layer);
+      add_to_residual(at, SAGE_DOWN, wanted, layer.down, {reinterpret_cast<const char*>(scratch_.wide),
+                                                          row_bytes(layer.down, model_.compute), nullptr, nullptr});
+    } else {
+      activate(at, wanted, layer);
+      form(at, wanted, layer.down, scratch_.wide);
+      add_to_residual(at, SAGE_DOWN, wanted, layer.down, formed(at, layer.down, wanted.rows()));
+    }
+  }
+
+  void select(Worker& at) {
+    phase_of_rows(at, SAGE_NORM, wanted_.shares, 1, [this](int i, int) {
+      const float* from = all_.residual + step_.out_rows[i] * hidden_stride_;
+      std::copy(from, from + hidden_stride_, wanted_.residual + i * hidden_stride_);
+    });
   }
 
   static int64_t qkv_stride(const SageLayer& layer) { return round_up(layer.qkv.num_out, kPanel); }
@@ -288,16 +339,19 @@ class Step {
     write_token<Kv>(block, at % kPage, key, key + model_.num_kv_heads * dim, dim);
   }
 
-  void attend(Worker& at, const SageLayer& layer, int index) {
+  void place_all(Worker& at, const SageLayer& layer, int index) {
+    phase_of_rows(at, SAGE_ROTARY, all_.shares, kPage, [&](int first, int end) {  // a page's tokens share cache lines
+      for (int head = 0; head < model_.num_kv_heads; ++head)
+        for (int row = first; row < end; ++row) place(layer, index, row, head);
+    });
+  }
+
+  void attend(Worker& at, const Selection& rows, const SageLayer& layer, int index) {
     const int kv_heads = model_.num_kv_heads;
-    if (!decoding_)
-      phase_of_rows(at, SAGE_ROTARY, shares_, kPage, [&](int first, int end) {  // a page's tokens share cache lines
-        for (int head = 0; head < kv_heads; ++head)
-          for (int row = first; row < end; ++row) place(layer, index, row, head);
-      });
-    const auto count = [&](size_t share) { return static_cast<int>(attention_[share].size()) * kv_heads; };
-    phase(at, SAGE_ATTENTION, shares_.size(), count, [&](size_t share, int i, int then) {
-      const AttentionWork &work = attention_[share][i / kv_heads], &next = attention_[share][then / kv_heads];
+    const auto count = [&](size_t share) { return static_cast<int>(rows.attention[share].size()) * kv_heads; };
+    phase(at, SAGE_ATTENTION, rows.shares.size(), count, [&](size_t share, int i, int then) {
+      const auto& pieces = rows.attention[share];
+      const AttentionWork &work = pieces[i / kv_heads], &next = pieces[then / kv_heads];
       if (decoding_) place(layer, index, work.first_row, i % kv_heads);
       attend(work, layer, index, i % kv_heads, pages_of(next, index, then % kv_heads));
     });
@@ -314,37 +368,80 @@ class Step {
                                qkv(layer, work.first_row) + head * dim, qkv_stride(layer),
                                layer.sinks ? layer.sinks + head : nullptr, layer.window, model_.score_cap};
     AttentionPiece<Kv>(model_, place).run(next, [&](int row, int in_group, const float* values) {
-      float* out = scratch_.mixed + (work.first_row + row) * padded_in(layer.o) + (head + in_group) * dim;
+      float* out = scratch_.mixed + (work.to_row + row) * padded_in(layer.o) + (head + in_group) * dim;
       for (int d = 0; d < dim; d += kLanes) store(out + d, load(values + d));
     });
   }
 
-  void activate(Worker& at, const SageLayer& layer) {
+  void activate(Worker& at, const Selection& wanted, const SageLayer& layer) {
     const int64_t stride = padded_in(layer.down);
-    product(at, SAGE_GATE_UP, shares_, layer.gate_up, [&](int row, int panel, const float* sums) {
-      vf gate = load(sums), up = load(sums + kLanes);
-      if (layer.gate_up.bias != nullptr) {
-        gate = add(gate, load(layer.gate_up.bias + panel * kPanel));
-        up = add(up, load(layer.gate_up.bias + panel * kPanel + kLanes));
+    const Rows input = formed(at, layer.gate_up, wanted.rows());
+    const auto finish = [&](int row, int rows, int panel, const float* sums) {
+      for (int m = 0; m < rows; ++m)
+        store(scratch_.wide + (row + m) * stride + panel * kLanes, activated(layer.gate_up, panel, sums + m * kPanel));
+    };
+    product(at, SAGE_GATE_UP, wanted.shares, layer.gate_up, input, finish);
+  }
+
+  // Whether the activations can be written as the product behind them takes its rows: quantized ones want whole rows
+  // first, and of few rows every thread makes its own.
+  bool activates_in_form(const SageLinear& w, int rows) const {
+    return rows > kFewRows && !is_quantized(w) && padded_in(w) == w.num_in;
+  }
+
+  void activate_in_form(Worker& at, const Selection& wanted, const SageLayer& layer) {
+    const Rows input = formed(at, layer.gate_up, wanted.rows());
+    const int64_t units = row_bytes(layer.down, model_.compute) / 4;
+    const bool halves = units < layer.down.num_in;
+    Unit* to = reinterpret_cast<Unit*>(scratch_.wide);
+    const auto finish = [&](int row, int rows, int panel, const float* sums) {
+      alignas(64) Unit tile[kMaxTile * kLanes];
+      const int count = halves ? kLanes / 2 : kLanes;
+      for (int m = 0; m < rows; ++m) {
+        const vf values = activated(layer.gate_up, panel, sums + m * kPanel);
+        if (halves)
+          store_bf16(reinterpret_cast<uint16_t*>(tile + m * count), values);
+        else
+          store(reinterpret_cast<float*>(tile + m * count), values);
       }
-      store(scratch_.wide + row * stride + panel * kLanes, mul(silu(gate), up));
-    });
+      interleave(tile, count, rows, count, to + row * units + panel * count * rows);
+    };
+    product(at, SAGE_GATE_UP, wanted.shares, layer.gate_up, input, finish);
+  }
+
+  // silu(gate) · up of one row, whose sums lie side by side.
+  static vf activated(const SageLinear& gate_up, int panel, const float* sums) {
+    vf gate = load(sums), up = load(sums + kLanes);
+    if (gate_up.bias != nullptr) {
+      gate = add(gate, load(gate_up.bias + panel * kPanel));
+      up = add(up, load(gate_up.bias + panel * kPanel + kLanes));
+    }
+    return mul(silu(gate), up);
+  }
+
+  // Brings rows into the form that a product takes.
+  void form(Worker& at, const Selection& rows, const SageLinear& w, const float* x) {
+    const RowWriter to = writer(at, w, rows.rows());
+    const int64_t stride = padded_in(w);
+    form_rows(at, SAGE_FORM, rows.shares, to, [&](int row) { to.put(row, x + row * stride); });
   }
 
   // residual += x · wᵀ + bias
-  void add_to_residual(Worker& at, SagePhase kind, const SageLinear& w, const float* x) {
-    const RowWriter to = writer(at, w, step_.num_rows);
-    form_rows(at, SAGE_FORM, shares_, to, [&](int row) { to.put(row, x + row * static_cast<int64_t>(padded_in(w))); });
-    product(at, kind, shares_, w, [&](int row, int panel, const float* sums) {
-      float* out = scratch_.residual + row * hidden_stride_;
-      for (int j = 0; j < kPanel; j += kLanes) {
-        const int column = panel * kPanel + j;
-        if (column >= model_.hidden) break;
-        vf value = load(sums + j);
-        if (w.bias != nullptr) value = add(value, load(w.bias + column));
-        store(out + column, add(load(out + column), value));
-      }
+  void add_to_residual(Worker& at, SagePhase kind, const Selection& wanted, const SageLinear& w, const Rows& x) {
+    product(at, kind, wanted.shares, w, x, [&](int row, int rows, int panel, const float* sums) {
+      float* out = wanted.residual + row * hidden_stride_;
+      for (int m = 0; m < rows; ++m) add_panel(out + m * hidden_stride_, w, panel, sums + m * kPanel);
     });
+  }
+
+  void add_panel(float* out, const SageLinear& w, int panel, const float* sums) const {
+    for (int j = 0; j < kPanel; j += kLanes) {
+      const int column = panel * kPanel + j;
+      if (column >= model_.hidden) break;
+      vf value = load(sums + j);
+      if (w.bias != nullptr) value = add(value, load(w.bias + column));
+      store(out + column, add(load(out + column), value));
+    }
   }
 
   void logits(Worker& at) {
@@ -352,13 +449,23 @@ class Step {
     const RowWriter to = writer(at, head, step_.num_out);
     if (step_.num_out == 0) return;
     const std::vector<Share> all{{0, step_.num_out}};
-    form_rows(at, SAGE_NORM, all, to, [&](int i) { normalise(to, model_.final_norm, step_.out_rows[i], i); });
-    product(at, SAGE_LM_HEAD, all, head, [&](int row, int panel, const float* sums) {
-      float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
-      const int columns = std::min(kPanel, model_.vocab - panel * kPanel);
-      if (columns == kPanel) return store_panel(out, head, panel, sums);
-      for (int j = 0; j < columns; ++j) out[panel * kPanel + j] = sums[j] + (head.bias ? head.bias[panel * kPanel + j] : 0);
+    form_rows(at, SAGE_NORM, all, to, [&](int i) {
+      const float* residual = selects_ ? wanted_.residual : all_.residual;
+      normalise(to, model_.final_norm, residual + (selects_ ? i : step_.out_rows[i]) * hidden_stride_, i);
     });
+    const Rows input = formed(at, head, step_.num_out);
+    product(at, SAGE_LM_HEAD, all, head, input, [&](int row, int rows, int panel, const float* sums) {
+      float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
+      for (int m = 0; m < rows; ++m, out += model_.vocab, sums += kPanel) store_logits(out, panel, sums);
+    });
+  }
+
+  void store_logits(float* out, int panel, const float* sums) const {
+    const SageLinear& head = model_.lm_head;
+    const int columns = std::min(kPanel, model_.vocab - panel * kPanel);
+    if (columns == kPanel) return store_panel(out, head, panel, sums);
+    const float* bias = head.bias == nullptr ? nullptr : head.bias + panel * kPanel;
+    for (int j = 0; j < columns; ++j) out[panel * kPanel + j] = sums[j] + (bias == nullptr ? 0.0f : bias[j]);
   }
 
   static constexpr int kMaxHidden = 16384;
@@ -369,8 +476,8 @@ class Step {
   const int64_t hidden_stride_;
   const int half_;
   const bool decoding_;  // every sequence has one row
-  std::vector<Share> shares_;
-  std::vector<std::vector<AttentionWork>> attention_;  // of each share
+  const bool selects_;   // some rows get no logits
+  Selection all_, wanted_;
 };
 
 inline int64_t scratch_bytes(const SageModel& model, int rows, int outputs) {

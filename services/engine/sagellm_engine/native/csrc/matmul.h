@@ -58,7 +58,8 @@ class Multiplication {
     if (w.kind == SAGE_BF12) plain_.kind = SAGE_BF16;
   }
 
-  // `then` is the block that the same thread computes next; `finish(row, panel, values)` gets kPanel sums of one row.
+  // `then` is the block that the same thread computes next; `finish(row, rows, panel, sums)` gets the sums of a tile of
+  // rows [rows][kPanel].
   template <class Finish>
   void run(const Block& block, const Block& then, Finish finish) const {
     alignas(64) float sums[kRowsAtOnce * kPanel];
@@ -86,8 +87,7 @@ class Multiplication {
           find_tile(SAGE_BF16, compute_, rows, panels)(plain_, plain, a_, row, block.first_panel, part, soon, out);
         soon.from += soon.bytes;
         if (is_last)
-          for (int p = 0; p < panels; ++p)
-            for (int m = 0; m < rows; ++m) finish(row + m, block.first_panel + p, out + (p * kMaxTile + m) * kPanel);
+          for (int p = 0; p < panels; ++p) finish(row, rows, block.first_panel + p, out + p * kMaxTile * kPanel);
       }
     }
   }

@@ -68,6 +68,7 @@ void Pool::resize(int size, std::vector<int> processors) {
   std::lock_guard<std::mutex> alone(calls_);
   stop();
   size_ = size < 1 ? 1 : size;
+  arrivals_.reset(new Arrivals[size_]);
   processors_ = size_ > 1 ? std::move(processors) : std::vector<int>();
   for (int thread = 1; thread < size_; ++thread) {
     const int processor = processors_.empty() ? -1 : processors_[thread % processors_.size()];
@@ -100,15 +101,13 @@ void Pool::run_together(Task task, void* argument) {
   spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
 }
 
-void Pool::barrier() {
-  if (size_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+void Pool::barrier(int thread) {
+  const uint32_t count = arrivals_[thread].count.load(std::memory_order_relaxed) + 1;
+  arrivals_[thread].count.store(count, std::memory_order_release);
+  for (int other = 0; other < size_; ++other)
+    spin_until([&] {  // one that has gone on is one ahead
+      return static_cast<int32_t>(arrivals_[other].count.load(std::memory_order_acquire) - count) >= 0;
+    });
 }
 
 void Pool::work(int thread, int processor, uint64_t seen) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -19,17 +20,22 @@ class Pool {
 
   int size() const { return size_; }
 
-  // Changes the number of threads, the caller of run() included. Thread i stays on the i-th of the processors, the caller
-  // as long as run() takes; without processors the system decides.
+  // Changes the number of threads, the caller of run() included. Thread i stays on the i-th of the processors, the
+  // caller as long as run() takes; without processors the system decides.
   void resize(int size, std::vector<int> processors);
 
   // Runs the task on every thread at once and waits for all; a second caller waits for the first.
   void run(Task task, void* argument);
 
-  // Within a task: waits until every thread has come here.
-  void barrier();
+  // Within a task: waits until every thread has come here. Each tells the others by a cache line of its own, so that
+  // nobody waits for more than one line to cross between two cores.
+  void barrier(int thread);
 
  private:
+  struct Arrivals {
+    alignas(128) std::atomic<uint32_t> count{0};  // lines are fetched in pairs
+  };
+
   void work(int thread, int processor, uint64_t seen);
   void stop();
   void run_together(Task task, void* argument);
@@ -43,8 +49,7 @@ class Pool {
   std::atomic<uint64_t> generation_{0};
   std::atomic<bool> stopping_{false};
   alignas(64) std::atomic<int> running_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
+  std::unique_ptr<Arrivals[]> arrivals_{new Arrivals[1]};  // of each thread
   std::mutex mutex_;
   std::condition_variable wake_;
 };

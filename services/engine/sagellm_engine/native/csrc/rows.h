@@ -48,8 +48,8 @@ inline float quantize_row(const float* x, int n, bool shifted, uint8_t* out, int
   return most / 127.0f;
 }
 
-// A product's rows in scratch memory, written one at a time from fp32 values. With a stage [kMaxTile] of rows, they wait
-// there until `finish` puts whole tiles in place.
+// A product's rows in scratch memory, written one at a time from fp32 values. With a stage [kMaxTile] of rows, they
+// wait there until `finish` puts whole tiles in place.
 struct RowWriter {
   const SageLinear& w;
   int compute;

@@ -36,8 +36,8 @@ inline TilePlace tile_place(int row, int num_rows) {
   return {first, rows};
 }
 
-// Activation rows in the form that a product wants: tile after tile as `tile_rows` divides them, within a tile [k][rows]
-// in units of four bytes (one float, two bfloat16 or four bytes of inputs), so that a kernel reads one stream.
+// Activation rows in the form that a product wants: tile after tile as `tile_rows` divides them, within a tile
+// [k][rows] in units of four bytes (one float, two bfloat16 or four bytes of inputs), so that a kernel reads one stream.
 struct Rows {
   const char* data;
   int64_t row_bytes;

@@ -342,8 +342,9 @@ inline void interleave(const Unit* from, int64_t stride, int rows, int count, Un
       }
     // a[4 g + c] holds column c (then 4 + c, 8 + c, 12 + c) of rows 4 g to 4 g + 3.
     for (int c = 0; c < 4; ++c) {
-      const vi low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), high = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
-      const vi low2 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), high2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+      const vi low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), low2 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd);
+      const vi high = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+      const vi high2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
       b[c] = _mm512_shuffle_i32x4(low, high, 0x88);
       b[8 + c] = _mm512_shuffle_i32x4(low, high, 0xdd);
       b[4 + c] = _mm512_shuffle_i32x4(low2, high2, 0x88);
