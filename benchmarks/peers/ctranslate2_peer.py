@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import ctranslate2
-from session import serve
+from session import apart, serve
 
 
 def converted(source: Path, quantization: str) -> Path:
@@ -24,7 +24,7 @@ def converted(source: Path, quantization: str) -> Path:
 
 if __name__ == "__main__":
     folder, kind, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    target = converted(folder, kind)
+    target = apart(converted, folder, kind)
     vocabulary = json.loads((target / "vocabulary.json").read_text())
     began = time.perf_counter()
     generator = ctranslate2.Generator(

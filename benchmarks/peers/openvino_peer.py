@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np  # the path is set just above
 import openvino as ov
 import openvino_genai as genai
-from session import serve
+from session import apart, serve
 
 
 def export(source: Path, weights: str) -> Path:
@@ -40,7 +40,7 @@ def export(source: Path, weights: str) -> Path:
 if __name__ == "__main__":
     folder, precision, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     weights = sys.argv[4] if len(sys.argv) > 4 else "16 bits"
-    target = export(folder, weights.replace(" ", ""))
+    target = apart(export, folder, weights.replace(" ", ""))
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size, scheduler.max_num_batched_tokens, scheduler.max_num_seqs = 1, 2048, 64
     scheduler.enable_prefix_caching = False

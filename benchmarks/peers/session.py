@@ -8,6 +8,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any
 
 WORKLOADS = {"W1": (1, 128, 64), "W2": (8, 128, 64), "W3": (32, 128, 64), "W4": (8, 1024, 8)}
 """Name → (requests at once, prompt tokens, generated tokens)."""
@@ -22,6 +24,16 @@ def prompts(number: int, length: int, seed: int) -> list[list[int]]:
 
     rng = random.Random(seed)
     return [[rng.randrange(10, 3000) for _ in range(length)] for _ in range(number)]
+
+
+def apart(convert: Callable[..., Any], *arguments: object) -> Any:
+    """Return what a function returns in a process of its own.
+
+    A model is converted so: torch comes with an OpenMP that binds the process that converts to one processor, and with
+    it all threads that the engine starts there later.
+    """
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(convert, arguments)
 
 
 def serve(generate: Generate, *, start_s: float, facts: dict[str, str]) -> None:
