@@ -37,11 +37,11 @@ def sequences() -> list[SequenceState]:
     return made
 
 
-def model_in(folder: Path) -> NativeModel:
-    """The tiny model in INT8 with bfloat16 pages, where most can go wrong."""
+def model_in(folder: Path, kind: WeightKind = WeightKind.INT8, compute: Compute = Compute.INT8) -> NativeModel:
+    """The tiny model with bfloat16 pages, in INT8, where most can go wrong, if nothing else is asked for."""
     config = read_model_config(folder)
-    packed = packed_model(folder, config, WeightKind.INT8)
-    return NativeModel(config, WeightKind.INT8, Compute.INT8, packed, NativeKv(config, 64, KvKind.BF16))
+    packed = packed_model(folder, config, kind)
+    return NativeModel(config, kind, compute, packed, NativeKv(config, 64, KvKind.BF16))
 
 
 def alone(model: NativeModel, seq: SequenceState, chunk: int) -> Tensor:
@@ -81,16 +81,23 @@ def test_more_threads_than_at_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
+    ("kind", "compute"),
+    [(WeightKind.INT8, Compute.INT8), (WeightKind.BF16, Compute.BF16), (WeightKind.BF16, Compute.F32)],
+    ids=["int8", "bf16", "fp32"],
+)
+@pytest.mark.parametrize(
     "wanted",
     [(), (586,), (216, 221, 522, 586), (0, 217, 300), tuple(range(0, 587, 2)), (586, 3, 219)],
     ids=["none", "the last", "the last of each", "any", "every second", "in any order"],
 )
-def test_rows_that_get_no_logits_are_not_missed(tmp_path: Path, wanted: tuple[int, ...], threads: int) -> None:
+def test_rows_that_get_no_logits_are_not_missed(
+    tmp_path: Path, wanted: tuple[int, ...], kind: WeightKind, compute: Compute, threads: int
+) -> None:
     """Whichever rows of the prompts get logits, these are the same bits, and so are those of the token that follows."""
-    make_tiny_model("llama", tmp_path)
+    in_bfloat16(tmp_path)
     set_threads(threads)
-    rows, after = prompts_and_one_token(model_in(tmp_path), range(sum(LENGTHS)))
-    some, after_some = prompts_and_one_token(model_in(tmp_path), wanted)
+    rows, after = prompts_and_one_token(model_in(tmp_path, kind, compute), range(sum(LENGTHS)))
+    some, after_some = prompts_and_one_token(model_in(tmp_path, kind, compute), wanted)
     assert torch.equal(some, rows[list(wanted)])
     assert torch.equal(after_some, after)
 
@@ -105,3 +112,9 @@ def prompts_and_one_token(model: NativeModel, wanted: Sequence[int]) -> tuple[Te
         seq.num_computed, seq.num_scheduled = len(seq.tokens), 1
         seq.tokens.append(7)
     return logits, model.forward(seqs, range(len(seqs))).clone()
+
+
+def in_bfloat16(folder: Path) -> None:
+    """Write the tiny model with weights of bfloat16."""
+    model = make_tiny_model("llama", folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
