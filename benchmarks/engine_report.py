@@ -67,7 +67,10 @@ def roofline_shares(result: dict[str, Any], row: dict[str, Any]) -> dict[str, fl
     """What share of the machine's limit a row of ours reaches."""
     mode = MODES[row["name"]]
     return {
-        name: rate / tokens_per_s(result["config"], name, mode, result["limits"], row.get("packed_bytes"))
+        name: rate
+        / tokens_per_s(
+            result["config"], name, mode, result["limits"], row.get("read_bytes"), screens=row.get("screens", False)
+        )
         for name, rate in row["tokens_per_s"].items()
     }
 

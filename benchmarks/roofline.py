@@ -30,12 +30,15 @@ def tokens_per_s(
     workload: str,
     mode: Mode,
     limits: Mapping[str, float],
-    packed_bytes: float | None = None,
+    read_bytes: float | None = None,
+    *,
+    screens: bool = False,
 ) -> float:
     """Prefill at the rate of products and attention; each decode step at that, or as fast as its bytes are read.
 
-    Of a prompt but its last token, the last layer's keys and values are all that anyone reads. `packed_bytes`: of all
-    weights, where it is known; else the mode tells.
+    Of a prompt but its last token, the last layer's keys and values are all that anyone reads. `read_bytes`: of the
+    weights that a step reads, where it is known; else the mode tells. `screens`: tokens are found by a copy of the
+    output layer in INT8.
     """
     number, length, made = WORKLOADS[workload]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -44,15 +47,16 @@ def tokens_per_s(
     behind_keys = 2 * hidden * hidden + 3 * hidden * inner
     weights = layers * (behind_keys + 2 * hidden * kv_heads * dim)
     head = config["vocab_size"] * hidden
-    stored = packed_bytes or (weights + head) * mode.weight_bytes
+    stored = read_bytes or (weights + head) * mode.weight_bytes
     product = limits.get(mode.product, limits["fp32"]) * 1e9
+    head_s = number * 2 * head / (limits["int8"] * 1e9 if screens else product)
     attention = limits.get(mode.attention, limits["fp32"]) * 1e9
     per_key = 4 * heads * dim * layers
-    seconds = number * 2 * (weights * length - behind_keys * (length - 1) + head) / product
+    seconds = number * 2 * (weights * length - behind_keys * (length - 1)) / product + head_s
     seconds += number * per_key * (length**2 / 2 * (layers - 1) + length) / layers / attention
     for step in range(1, made):
         keys = number * (length + step)
-        compute = number * 2 * (weights + head) / product + per_key * keys / attention
+        compute = number * 2 * weights / product + head_s + per_key * keys / attention
         read = stored + keys * 2 * kv_heads * dim * layers * mode.kv_bytes
         seconds += max(compute, read / (limits["read"] * 1e9))
     tokens = number * (made + (length if workload == "W4" else 0))

@@ -33,5 +33,5 @@ if __name__ == "__main__":
 
     runner = engine.core._runner
     assert isinstance(runner, NativeRunner)
-    facts = {"kind": engine.core.info.kind, "packed_bytes": runner.packed_bytes}
+    facts = {"kind": engine.core.info.kind, "read_bytes": runner.greedy_bytes, "screens": runner.screens}
     serve(generate, start_s=time.perf_counter() - began, facts=facts)

@@ -91,3 +91,5 @@ def test_the_roofline_is_the_slower_of_reading_and_computing() -> None:
     products = 2 * (weights * 128 - saved + head + 63 * (weights + head)) / 200e9
     attention = 4 * 64 * (2 * 128**2 / 2 + 128 + 3 * keys) / 100e9
     assert computing == pytest.approx(64 / (products + attention))
+    screened = tokens_per_s(CONFIG, "W1", mode, {**LIMITS, "read": 1e30}, screens=True)
+    assert screened == pytest.approx(64 / (products + attention - 64 * 2 * head * (1 / 200e9 - 1 / 400e9)))

@@ -12,7 +12,7 @@ from sagellm_engine.core.sequence import SequenceState
 from sagellm_engine.core.types import ModelInfo
 from sagellm_engine.native.abi import Phase
 from sagellm_engine.native.model import NativeModel
-from sagellm_engine.native.sampling import native_sample
+from sagellm_engine.native.sampling import native_sample, not_a_number, wants_likeliest
 from sagellm_engine.transfer.layout import KvLayout
 
 
@@ -26,9 +26,18 @@ class NativeRunner:
 
     def execute(self, rows: Sequence[SequenceState]) -> StepResult:
         """Compute the rows and sample those that reach their last token."""
-        sampling = sampling_rows(rows)
-        logits = self._loaded().forward(rows, sampling.last_rows)
-        return sampled_step(logits, rows, sampling.sequences, native_sample)
+        model, sampling = self._loaded(), sampling_rows(rows)
+        if not model.screens:
+            return sampled_step(model.forward(rows, sampling.last_rows), rows, sampling.sequences, native_sample)
+        likeliest, others = sampling.divided(lambda place: wants_likeliest(rows[place]))
+        logits, tokens = model.step(rows, others.last_rows, likeliest.last_rows)
+        result = sampled_step(logits, rows, others.sequences, native_sample)
+        for place, token in zip(likeliest.sequences, tokens, strict=True):
+            if token < 0:
+                result.errors[place] = not_a_number()
+            else:
+                result.token_ids[place] = token
+        return result
 
     def all_logits(self, row: SequenceState) -> Tensor:
         """Return the logits [scheduled tokens, V] of one row: for tests and for scoring."""
@@ -38,6 +47,16 @@ class NativeRunner:
     def packed_bytes(self) -> int:
         """Size of the packed weights."""
         return self._loaded().packed_bytes
+
+    @property
+    def greedy_bytes(self) -> int:
+        """Size of what a step of greedy requests reads of them."""
+        return self._loaded().greedy_bytes
+
+    @property
+    def screens(self) -> bool:
+        """Whether greedy requests get their tokens without all logits."""
+        return self._loaded().screens
 
     @property
     def kv_memory(self) -> tuple[int, int]:

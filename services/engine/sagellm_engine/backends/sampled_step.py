@@ -19,6 +19,15 @@ class SamplingRows:
     sequences: list[int]
     last_rows: list[int]
 
+    def divided(self, belongs: Callable[[int], bool]) -> "tuple[SamplingRows, SamplingRows]":
+        """Return those whose place belongs, and the others."""
+        found = SamplingRows([], []), SamplingRows([], [])
+        for place, row in zip(self.sequences, self.last_rows, strict=True):
+            part = found[0 if belongs(place) else 1]
+            part.sequences.append(place)
+            part.last_rows.append(row)
+        return found
+
 
 def sampling_rows(rows: Sequence[SequenceState]) -> SamplingRows:
     """Find the sequences that sample."""

@@ -64,6 +64,16 @@ class Linear(ctypes.Structure):
     ]
 
 
+class Screen(ctypes.Structure):
+    """`SageScreen`."""
+
+    _fields_ = [
+        ("weight", Linear),
+        ("misses", POINTER),
+        ("lengths", POINTER),
+    ]
+
+
 class Layer(ctypes.Structure):
     """`SageLayer`."""
 
@@ -103,6 +113,7 @@ class Model(ctypes.Structure):
         ("layers", ctypes.POINTER(Layer)),
         ("embedding", Linear),
         ("lm_head", Linear),
+        ("screen", Screen),
         ("kv", POINTER),
     ]
 
@@ -114,7 +125,7 @@ class Step(ctypes.Structure):
         ("num_rows", INT32),
         ("num_seqs", INT32),
         ("num_out", INT32),
-        ("reserved", INT32),
+        ("num_chosen", INT32),
         ("tokens", POINTER),
         ("first_row", POINTER),
         ("context", POINTER),
@@ -122,6 +133,7 @@ class Step(ctypes.Structure):
         ("pages", POINTER),
         ("out_rows", POINTER),
         ("logits", POINTER),
+        ("chosen", POINTER),
         ("seconds", POINTER),
     ]
 
@@ -176,6 +188,7 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sage_packed_bytes": (ctypes.c_int64, [ctypes.POINTER(Linear)]),
     "sage_fits_bf12": (INT32, [ctypes.POINTER(Linear), POINTER, INT32]),
     "sage_pack": (INT32, [ctypes.POINTER(Linear), POINTER, INT32, INT32]),
+    "sage_pack_screen": (INT32, [ctypes.POINTER(Screen), POINTER, INT32]),
     "sage_linear": (INT32, [ctypes.POINTER(Linear), INT32, INT32, POINTER, POINTER, POINTER]),
     "sage_sample": (INT32, [ctypes.POINTER(Sampling), INT32, POINTER, INT32, ctypes.POINTER(Sampled)]),
     "sage_philox": (None, [POINTER, POINTER, POINTER]),

@@ -15,12 +15,14 @@ from sagellm_engine.models.rope import inverse_frequencies
 from sagellm_engine.native.abi import Compute, Layer, Model, Step, WeightKind
 from sagellm_engine.native.kv import NativeKv
 from sagellm_engine.native.layout import model_parts
-from sagellm_engine.native.library import library, num_threads
+from sagellm_engine.native.library import isa, library, num_threads
 from sagellm_engine.native.packed_file import PackedFile
-from sagellm_engine.native.packing import linear_struct
+from sagellm_engine.native.packing import linear_struct, screen_struct, stored_name
 
 LANES, MAX_GROUP, MAX_HEAD_DIM, MAX_HIDDEN, MAX_INPUTS = 16, 48, 256, 16384, 32768
 CACHE_LINE = 64
+FAST_INT8 = ("avx512_vnni", "avx512_bf16")
+"""Instruction sets with products of bytes."""
 
 
 def why_unsupported(config: ModelConfig) -> str | None:
@@ -80,34 +82,54 @@ class NativeModel:
             layers=self._layers,
             embedding=linear_struct(parts.embedding, packed),
             lm_head=linear_struct(parts.lm_head, packed),
+            screen=screen_struct(parts.screen, packed),
             kv=kv.address,
         )
+        self._head_name = stored_name(parts.lm_head, packed)
         self._max_rows = self._max_out = self._threads = 0
         self._scratch: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._scratch_address = self._logits_address = 0
         self._logits_buffer = self._logits = torch.empty(0, config.vocab_size)
 
     @property
+    def screens(self) -> bool:
+        """Whether the likeliest token is found sooner than all logits."""
+        return self._model.screen.weight.weight is not None and isa() in FAST_INT8
+
+    @property
     def packed_bytes(self) -> int:
         """Size of the packed weights."""
         return self._packed.num_bytes
+
+    @property
+    def greedy_bytes(self) -> int:
+        """Size of what a step reads of them whose rows want but their likeliest token."""
+        return self._packed.num_bytes - self._packed.size(self._head_name) * self.screens
 
     def forward(self, rows: Sequence[SequenceState], out_rows: Sequence[int]) -> Tensor:
         """Compute the rows, writing their keys and values; return the logits [len(out_rows), vocabulary] of some.
 
         The next step writes over them. Between two steps all caches are cold, so that little is touched here.
         """
-        step, numbers = _describe(rows, out_rows)
+        return self.step(rows, out_rows)[0]
+
+    def step(
+        self, rows: Sequence[SequenceState], out_rows: Sequence[int], chosen_rows: Sequence[int] = ()
+    ) -> "tuple[Tensor, array[int]]":
+        """The same; beside the logits of some rows, the tokens of others, with the largest logit, of which there must
+        be a screen: -1 where a logit is not a number or none is finite."""
+        step, numbers = _describe(rows, [*out_rows, *chosen_rows], len(chosen_rows))
         if step.num_rows > self._max_rows or step.num_out > self._max_out or num_threads() != self._threads:
             self.reserve(max(step.num_rows, self._max_rows), max(step.num_out, self._max_out))
-        if len(self._logits) != step.num_out:
-            self._logits = self._logits_buffer[: step.num_out]
-        step.logits = self._logits_address
+        if len(self._logits) != len(out_rows):
+            self._logits = self._logits_buffer[: len(out_rows)]
+        chosen = array("i", bytes(numbers.itemsize * len(chosen_rows)))
+        step.logits, (step.chosen, _) = self._logits_address, chosen.buffer_info()
         if self.seconds is not None:
             step.seconds = self.seconds.ctypes.data
         self._library.sage_forward(ctypes.byref(self._model), ctypes.byref(step), self._scratch_address)
         del numbers  # alive until here, for the step points into it
-        return self._logits
+        return self._logits, chosen
 
     def reserve(self, num_rows: int, num_out: int) -> int:
         """Make room for steps up to a size; return the bytes it takes."""
@@ -121,7 +143,7 @@ class NativeModel:
         return int(needed) + self._logits.nbytes
 
 
-def _describe(rows: Sequence[SequenceState], out_rows: Sequence[int]) -> "tuple[Step, array[int]]":
+def _describe(rows: Sequence[SequenceState], out_rows: Sequence[int], num_chosen: int) -> "tuple[Step, array[int]]":
     """Describe a step; the array holds what it points into."""
     numbers = array("i")  # the tokens, then the other parts
     pages: list[int] = []
@@ -138,4 +160,4 @@ def _describe(rows: Sequence[SequenceState], out_rows: Sequence[int]) -> "tuple[
         places.append(numbers.itemsize * len(numbers))
         numbers.extend(part)
     address, _ = numbers.buffer_info()
-    return Step(num_tokens, len(rows), len(out_rows), 0, *(address + place for place in places)), numbers
+    return Step(num_tokens, len(rows), len(out_rows), num_chosen, *(address + place for place in places)), numbers

@@ -32,6 +32,10 @@ class PackedFile:
         """Return where a part begins in memory."""
         return self._base + self._parts[name][0]
 
+    def size(self, name: str) -> int:
+        """Return the bytes of a part."""
+        return self._parts[name][1]
+
     @property
     def num_bytes(self) -> int:
         """Size of the mapping."""

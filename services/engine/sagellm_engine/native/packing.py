@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sagellm_engine.models.config import ModelConfig
-from sagellm_engine.native.abi import Linear, WeightKind
+from sagellm_engine.native.abi import Linear, Screen, WeightKind
 from sagellm_engine.native.build import source_hash
 from sagellm_engine.native.key_scaling import even_keys
 from sagellm_engine.native.layout import LayerParts, LinearPart, VectorPart, model_parts
@@ -27,6 +27,7 @@ QUANTIZED = (WeightKind.INT8, WeightKind.INT4)
 BF12 = ".bf12"
 """Ends the names of bfloat16 weights that are kept in 12 bits each (csrc/bf12.h)."""
 
+SCREEN_VECTORS = (".scale", ".sums", ".misses", ".lengths")
 VECTOR_ROOM = 64
 """Vectors end with zeros up to a multiple of so many elements, so that kernels may read whole registers."""
 
@@ -121,6 +122,10 @@ class _Recipe:
                 sizes[part.name + ".scale"] = sizes[part.name + ".sums"] = outputs * 4
             if part.bias:
                 sizes[part.name + ".bias"] = outputs * 4
+        if (screen := self._parts.screen) is not None:
+            shape = Linear(kind=screen.kind, num_in=screen.num_in, num_out=screen.num_out)
+            sizes[screen.name] = library().sage_packed_bytes(ctypes.byref(shape))
+            sizes |= {screen.name + suffix: padded_outputs(screen.num_out) * 4 for suffix in SCREEN_VECTORS}
         for vector in self._parts.vectors():
             sizes[vector.name] = -(-vector.size // VECTOR_ROOM) * VECTOR_ROOM * 4
         return sizes
@@ -131,6 +136,10 @@ class _Recipe:
         self._fill_linear(parts.embedding, packed)
         if parts.lm_head is not parts.embedding:
             self._fill_linear(parts.lm_head, packed)
+        if parts.screen is not None:
+            weight = self._weight(parts.screen, self._dtype(parts.screen))
+            target = screen_struct(parts.screen, packed)
+            library().sage_pack_screen(ctypes.byref(target), weight.data_ptr(), KINDS[weight.dtype])
         _write(packed, parts.norm.name, self._vector(parts.norm))
         for layer in parts.layers:
             self._fill_layer(layer, packed)
@@ -237,16 +246,29 @@ def linear_struct(part: LinearPart, packed: PackedFile) -> Linear:
         name = part.name + suffix
         return packed.address(name) if name in packed else None
 
-    is_short = part.name + BF12 in packed
+    name = stored_name(part, packed)
     return Linear(
-        kind=WeightKind.BF12 if is_short else part.kind,
+        kind=part.kind if name == part.name else WeightKind.BF12,
         num_in=part.num_in,
         num_out=part.num_out,
-        weight=packed.address(part.name + BF12 * is_short),
+        weight=packed.address(name),
         scale=optional(".scale"),
         sums=optional(".sums"),
         bias=optional(".bias"),
     )
+
+
+def stored_name(part: LinearPart, packed: PackedFile) -> str:
+    """Return under which name a weight lies in the file."""
+    return part.name + BF12 * (part.name + BF12 in packed)
+
+
+def screen_struct(part: LinearPart | None, packed: PackedFile) -> Screen:
+    """Describe the copy of the output layer, if there is one, to the library."""
+    if part is None:
+        return Screen()
+    misses, lengths = (packed.address(part.name + suffix) for suffix in (".misses", ".lengths"))
+    return Screen(weight=linear_struct(part, packed), misses=misses, lengths=lengths)
 
 
 def _write(packed: PackedFile, name: str, values: Tensor) -> None:

@@ -14,6 +14,20 @@ from sagellm_engine.native.abi import Sampled, Sampling
 from sagellm_engine.native.library import library
 from sagellm_engine.sampling.sampler import Sampled as SampledRows
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below count as 0."""
+
+
+def wants_likeliest(seq: SequenceState) -> bool:
+    """Return whether a sequence asks for the token with the largest logit, and for nothing else that logits tell."""
+    params = seq.sampling
+    return (
+        params.temperature < GREEDY_BELOW
+        and params.logprobs is None
+        and not (params.presence_penalty or params.frequency_penalty or params.logit_bias or params.min_tokens)
+        and params.repetition_penalty == 1.0
+    )
+
 
 def native_sample(logits_RV: Tensor, rows: Sequence[SequenceState]) -> SampledRows:
     """Choose the next token of each row; the twin of `sagellm_engine.sampling.sampler.sample`, for contiguous fp32.
@@ -30,11 +44,16 @@ def native_sample(logits_RV: Tensor, rows: Sequence[SequenceState]) -> SampledRo
     for place, (row, option) in enumerate(zip(sampled, options, strict=True)):
         if row.token < 0:
             result.token_ids[place] = 0
-            result.errors[place] = Internal("the model's output was not a number for this request")
+            result.errors[place] = not_a_number()
         elif option.num_logprobs >= 0:
             top = zip(row.top[: row.num_top], row.top_logprobs[: row.num_top], strict=True)
             result.logprobs[place] = TokenLogprobs(row.logprob, tuple(top))
     return result
+
+
+def not_a_number() -> Internal:
+    """The fault of a row whose logits are not numbers."""
+    return Internal("the model's output was not a number for this request")
 
 
 class _Row:

@@ -32,6 +32,14 @@ struct SageLinear {
   const float* bias;     // [out] or null
 };
 
+// A copy of the output layer in INT8, and how far off it may be: see screening.h. All [outputs, in whole panels]; those
+// behind the last have no limit.
+struct SageScreen {
+  SageLinear weight;      // without one, null, there is no copy
+  const float* misses;    // length of what an output's weights lost
+  const float* lengths;   // of an output's weights, here or there, whichever is longer
+};
+
 struct SageLayer {
   const float* input_norm;  // [hidden]
   const float* post_norm;   // [hidden]
@@ -64,6 +72,7 @@ struct SageModel {
   const SageLayer* layers;
   SageLinear embedding;     // [vocab, hidden]
   SageLinear lm_head;
+  SageScreen screen;
   void* kv;                 // see kv.h
 };
 
@@ -87,14 +96,15 @@ struct SageStep {
   int32_t num_rows;
   int32_t num_seqs;
   int32_t num_out;
-  int32_t reserved;
+  int32_t num_chosen;         // of them, the last: only the likeliest token is asked for; needs a screen
   const int32_t* tokens;      // [rows]
   const int32_t* first_row;   // [seqs + 1]
   const int32_t* context;     // [seqs]: keys in the pages before the sequence's first row
   const int32_t* first_page;  // [seqs + 1] into pages
   const int32_t* pages;       // page numbers, sequence by sequence
-  const int32_t* out_rows;    // [num_out]: rows that get logits
-  float* logits;              // [num_out, vocab]
+  const int32_t* out_rows;    // [num_out]: rows that get logits, or their token
+  float* logits;              // [num_out - num_chosen, vocab]
+  int32_t* chosen;            // [num_chosen]; -1: the logits have a NaN or no finite maximum
   double* seconds;            // [SAGE_NUM_PHASES], added to, as the calling thread saw them; or null
 };
 
@@ -158,6 +168,9 @@ int32_t sage_fits_bf12(const SageLinear* w, const void* source, int32_t interlea
 // Packs a weight [out, in] of kind F32, BF16 or F16 into w->weight, and w->scale and w->sums where the kind has them.
 // With interleaved, its first half are gates and its second half ups, and every panel gets a vector of each.
 int32_t sage_pack(const SageLinear* w, const void* source, int32_t source_kind, int32_t interleaved);
+
+// Packs the copy of an output layer [out, in], and how far off it is.
+int32_t sage_pack_screen(const SageScreen* screen, const void* source, int32_t source_kind);
 
 // out [rows, out] = x [rows, in] times w, plus bias, on the calling thread. Scratch: 8 bytes per row and padded input
 // and 64 KiB, aligned to 64.

@@ -59,6 +59,11 @@ int32_t sage_pack(const SageLinear* w, const void* source, int32_t source_kind, 
   return 0;
 }
 
+int32_t sage_pack_screen(const SageScreen* screen, const void* source, int32_t source_kind) {
+  chosen()->pack_screen(*screen, source, source_kind);
+  return 0;
+}
+
 int64_t sage_scratch_bytes(const SageModel* model, int32_t num_rows, int32_t num_out) {
   return chosen()->scratch_bytes(*model, num_rows, num_out);
 }

@@ -2,94 +2,16 @@
 // others at the end of a phase.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <vector>
 
 #include "attention.h"
 #include "pool.h"
-#include "rows.h"
+#include "scratch.h"
 
 namespace SAGE_ISA {
 
-constexpr int kPhasesALayer = 10;  // at most
-constexpr int kPhasesAround = 4;   // embedding, selection of rows, last norm, logits
-constexpr int kFewRows = 4;
 constexpr int kShareRows = 96;  // so many for each thread, and it keeps to its own: their data stay in its cache
-
-// Divides scratch memory; every part begins on a cache line.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    T* part = reinterpret_cast<T*>(base_ + used_);
-    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
-    return part;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
-// The buffers of a step.
-struct Scratch {
-  Scratch(const SageModel& model, int rows, int outputs, void* base) : arena(base) {
-    const SageLayer& layer = model.layers[0];
-    const SageLinear* linears[] = {&layer.qkv, &layer.o, &layer.gate_up, &layer.down, &model.lm_head};
-    int64_t widest = 0, most_bytes = 0;
-    for (const SageLinear* w : linears) {
-      widest = std::max<int64_t>(widest, padded_in(*w));
-      most_bytes = std::max(most_bytes, row_bytes(*w, model.compute));
-    }
-    width = widest;
-    threads = sage::Pool::instance().size();
-    phases = model.num_layers * kPhasesALayer + kPhasesAround;
-    counters = arena.take<std::atomic<int32_t>>(threads * phases * kCounterStride);
-    residual = arena.take<float>(rows * round_up(model.hidden, kGroup));
-    wanted_residual = arena.take<float>(outputs * round_up(model.hidden, kGroup));
-    const int64_t qkv_floats = rows * round_up(layer.qkv.num_out, kPanel);
-    wide = arena.take<float>(std::max(qkv_floats + rows * padded_in(layer.o), rows * int64_t{padded_in(layer.down)}));
-    qkv = wide;  // no longer needed when the feed-forward begins
-    mixed = wide + qkv_floats;
-    operand_bytes = round_up(kFewRows * most_bytes, 64);
-    num_sums = kFewRows * (width / kGroup);
-    const int64_t most = std::max<int64_t>(std::max(rows, outputs), threads * kFewRows);
-    operand = arena.take<char>(std::max(most * most_bytes, threads * operand_bytes));
-    scales = arena.take<float>(most);
-    sums = arena.take<int32_t>(most * (width / kGroup));
-    num_staged = kMaxTile * round_up(most_bytes, 64) / 4;
-    stages = arena.take<Unit>(threads * num_staged);
-    cosines = arena.take<float>(static_cast<int64_t>(rows) * model.head_dim / 2);
-    sines = arena.take<float>(static_cast<int64_t>(rows) * model.head_dim / 2);
-    sequence = arena.take<int32_t>(rows);
-  }
-
-  // Counts the pieces that are taken of a thread's own share of a phase.
-  std::atomic<int32_t>& counter(size_t thread, int64_t phase) const {
-    return counters[(thread * phases + phase) * kCounterStride];
-  }
-
-  static constexpr int kCounterStride = 16;  // a cache line each
-  Arena arena;
-  int64_t threads, phases;
-  int64_t width;
-  int64_t operand_bytes, num_sums;  // of one thread that makes its own rows
-  std::atomic<int32_t>* counters;
-  float *residual, *wanted_residual;
-  float *qkv, *mixed;  // what enters attention, and what it gives
-  float *wide;         // the activations of the feed-forward, in the same place
-  char* operand;
-  float* scales;
-  int32_t* sums;
-  int64_t num_staged;
-  Unit* stages;  // of each thread
-  float *cosines, *sines;
-  int32_t* sequence;  // of each row
-};
 
 // Rows of a sequence, and where the result of the first one goes.
 struct AttentionWork {
@@ -129,6 +51,7 @@ class Step {
 
   void run() {
     pool_.run([](void* self, int thread) { static_cast<Step*>(self)->work(Worker{thread}); }, this);
+    for (int i = 0; i < step_.num_chosen; ++i) step_.chosen[i] = scratch_.screening.token(i);
   }
 
  private:
@@ -256,7 +179,8 @@ class Step {
     phase_of_rows(at, SAGE_EMBED, all_.shares, 1, [this](int row, int) { embed(row); });
     for (int layer = 0; layer + 1 < model_.num_layers; ++layer) run_layer(at, layer, all_);
     run_layer(at, model_.num_layers - 1, selects_ ? wanted_ : all_);
-    logits(at);
+    if (step_.num_out > step_.num_chosen) logits(at, step_.num_out - step_.num_chosen);
+    if (step_.num_chosen > 0) choose(at, step_.num_out - step_.num_chosen);
   }
 
   void embed(int row) {
@@ -444,20 +368,41 @@ class Step {
     }
   }
 
-  void logits(Worker& at) {
+  const float* wanted_residual(int i) const {
+    return selects_ ? wanted_.residual + i * hidden_stride_ : all_.residual + step_.out_rows[i] * hidden_stride_;
+  }
+
+  void logits(Worker& at, int count) {
     const SageLinear& head = model_.lm_head;
-    const RowWriter to = writer(at, head, step_.num_out);
-    if (step_.num_out == 0) return;
-    const std::vector<Share> all{{0, step_.num_out}};
-    form_rows(at, SAGE_NORM, all, to, [&](int i) {
-      const float* residual = selects_ ? wanted_.residual : all_.residual;
-      normalise(to, model_.final_norm, residual + (selects_ ? i : step_.out_rows[i]) * hidden_stride_, i);
-    });
-    const Rows input = formed(at, head, step_.num_out);
+    const RowWriter to = writer(at, head, count);
+    const std::vector<Share> all{{0, count}};
+    form_rows(at, SAGE_NORM, all, to, [&](int i) { normalise(to, model_.final_norm, wanted_residual(i), i); });
+    const Rows input = formed(at, head, count);
     product(at, SAGE_LM_HEAD, all, head, input, [&](int row, int rows, int panel, const float* sums) {
       float* out = step_.logits + static_cast<int64_t>(row) * model_.vocab;
       for (int m = 0; m < rows; ++m, out += model_.vocab, sums += kPanel) store_logits(out, panel, sums);
     });
+  }
+
+  // Of the rows behind those that get logits, the tokens.
+  void choose(Worker& at, int begin) {
+    const SageLinear& coarse = model_.screen.weight;
+    const Screening& screening = scratch_.screening;
+    const RowWriter to = writer(at, coarse, step_.num_chosen);
+    const int first = to.stage == nullptr ? at.thread * kFewRows : 0;  // place of the rows that this thread looks at
+    const std::vector<Share> all{{0, step_.num_chosen}};
+    screening.begin(at.thread);
+    form_rows(at, SAGE_NORM, all, to, [&](int i) {
+      alignas(64) float normed[kMaxHidden];
+      rms_norm(wanted_residual(begin + i), model_.final_norm, model_.eps, model_.hidden, normed);
+      screening.put(first + i, i, normed, to);
+    });
+    const Rows input = formed(at, coarse, step_.num_chosen);
+    product(at, SAGE_LM_HEAD, all, coarse, input, [&](int row, int rows, int panel, const float* sums) {
+      for (int m = row; m < row + rows; ++m, sums += kPanel) screening.note(at.thread, first + m, m, panel, sums);
+    });
+    phase(at, SAGE_LM_HEAD, 1, [&](size_t) { return screening.pieces(step_.num_chosen); },
+          [&](size_t, int i, int) { screening.search(i, step_.num_chosen, first); });
   }
 
   void store_logits(float* out, int panel, const float* sums) const {

@@ -15,6 +15,7 @@ struct Isa {
   int64_t (*packed_bytes)(const SageLinear&);
   bool (*fits_bf12)(const SageLinear&, const void* source, int32_t interleaved);
   void (*pack)(const SageLinear&, const void* source, int32_t source_kind, int32_t interleaved);
+  void (*pack_screen)(const SageScreen&, const void* source, int32_t source_kind);
   void (*linear)(const SageLinear&, int32_t compute, int32_t rows, const float* x, float* out, void* scratch);
   void (*sample)(const SageSampling* rows, int32_t num_rows, float* logits, int32_t vocab, SageSampled* out);
 };

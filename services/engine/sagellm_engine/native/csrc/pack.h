@@ -2,12 +2,13 @@
 #pragma once
 
 #include <atomic>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
-#include "matmul.h"
 #include "pool.h"
+#include "rows.h"
 
 namespace SAGE_ISA {
 
@@ -39,7 +40,8 @@ struct Source {
 
 class Packer {
  public:
-  Packer(const SageLinear& w, const Source& source) : w_(w), source_(source), num_in_(padded_in(w)) {}
+  Packer(const SageLinear& w, const Source& source, const SageScreen* screen = nullptr)
+      : w_(w), source_(source), screen_(screen), num_in_(padded_in(w)) {}
 
   void run() {
     sage::Pool::instance().run([](void* self, int) { static_cast<Packer*>(self)->work(); }, this);
@@ -57,7 +59,10 @@ class Packer {
       if (w_.kind == SAGE_BF12)
         pack_bf12(panel);
       else
-        for (int column = 0; column < kPanel; ++column) pack_column(panel, column);
+        for (int column = 0; column < kPanel; ++column) {
+          pack_column(panel, column);
+          if (screen_ != nullptr) bound(panel * kPanel + column);
+        }
   }
 
   void check() {
@@ -122,6 +127,25 @@ class Packer {
     const_cast<int32_t*>(w_.sums)[out] = sum;
   }
 
+  // How far off a packed output is. Of one that is out of the ordinary nothing is relied on: its scale becomes 0.
+  void bound(int out) const {
+    std::vector<float> kept(num_in_);
+    gather_row(w_, out, kept.data());
+    double missed = 0, length = 0, kept_length = 0;
+    for (int k = 0; k < w_.num_in && out < w_.num_out; ++k) {
+      const double value = source_.value(static_cast<int64_t>(out) * w_.num_in + k), miss = value - kept[k];
+      missed += miss * miss;
+      length += value * value;
+      kept_length += static_cast<double>(kept[k]) * kept[k];
+    }
+    const float longest = static_cast<float>(1.001 * std::sqrt(std::max(length, kept_length)));
+    const bool in_range = longest == 0.0f || (longest > kLeastLength && longest < kMostLength);
+    const bool ordinary = out < w_.num_out && in_range;
+    if (!ordinary) const_cast<float*>(w_.scale)[out] = 0.0f;
+    const_cast<float*>(screen_->misses)[out] = ordinary ? static_cast<float>(1.001 * std::sqrt(missed)) : FLT_MAX;
+    const_cast<float*>(screen_->lengths)[out] = ordinary ? longest : 0.0f;
+  }
+
   template <class Value>
   void pack_int4(char* base, int column, Value value) {
     for (int g = 0; g < num_in_ / kGroup; ++g) {
@@ -165,6 +189,7 @@ class Packer {
 
   const SageLinear& w_;
   const Source& source_;
+  const SageScreen* screen_;  // whose weight it is, or null
   const int num_in_;
   std::atomic<int> next_{0};
   std::atomic<bool> fits_{true};

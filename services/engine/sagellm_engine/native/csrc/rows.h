@@ -30,13 +30,23 @@ inline void rms_norm(const float* x, const float* gain, float eps, int n, float*
   for (int i = 0; i < n; i += kLanes) store(out + i, mul(mul(load(x + i), scale), load(gain + i)));
 }
 
+// Lengths of rows and of weights that bounds on their products are relied on for.
+constexpr float kLeastLength = 1e-15f, kMostLength = 1e18f;
+
+inline float largest_magnitude(const float* x, int n) {
+  vf largest = zero();
+  for (int i = 0; i < n; i += kLanes) largest = max(largest, abs(load(x + i)));
+  return max_lanes(largest);
+}
+
+// By what numbers up to so large are multiplied to be at most 127.
+inline float to_127(float most) { return most > 0 ? 127.0f / most : 0.0f; }
+
 // Quantizes a row [n] to whole numbers in [-127, 127] by its largest magnitude; returns the scale. Bytes of INT8
 // products are shifted by 128, those of INT4 products are signed and come with the sum of each group.
 inline float quantize_row(const float* x, int n, bool shifted, uint8_t* out, int32_t* group_sums) {
-  vf largest = zero();
-  for (int i = 0; i < n; i += kLanes) largest = max(largest, abs(load(x + i)));
-  const float most = max_lanes(largest);
-  const vf inverse = set1(most > 0 ? 127.0f / most : 0.0f);
+  const float most = largest_magnitude(x, n);
+  const vf inverse = set1(to_127(most));
   const vi offset = set1_i(shifted ? 128 : 0);
   for (int i = 0; i < n; i += kLanes) store_low8(out + i, add_i(to_int(mul(load(x + i), inverse)), offset));
   if (group_sums != nullptr)
