@@ -105,8 +105,8 @@ def _what_bounds_lossless(result: dict[str, Any]) -> str:
         f"(the limit of this run: {result['limits']['read']:.0f}). Ours take 12 bits each where others "
         "read 16, and find greedy tokens by a copy of the output layer in INT8, which tells which few logits need be "
         "computed; the tokens are those of all logits (docs/engine.md), and the roofline counts the copy. W4 is "
-        f"products of bf16, which run at {share['W4']:.0%} of what the processor's units do; beside that, ours saves the "
-        "last layer behind its keys and values, for rows that get no logits. Prefill is two fifths "
+        f"products of bf16, which run at {share['W4']:.0%} of what the processor's units do; beside that, ours saves "
+        "the last layer behind its keys and values, for rows that get no logits. Prefill is two fifths "
         "of W2 and three fifths of W3, and 32 rows of W3 compute for about as long as they read."
     )
 
