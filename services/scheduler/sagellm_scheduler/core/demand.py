@@ -16,7 +16,7 @@ Figures = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Demand:
     """A request that is to be placed `now`: its KV tokens and answer as expected, how long it has waited, its SLO; and
-    the answer that is `typical` of its model."""
+    the answer that is `typical` of its model, and how many others are `waiting`."""
 
     submit: Submit
     kv_tokens: int
@@ -25,12 +25,14 @@ class Demand:
     slo: Slo
     now: float
     typical: float = 256.0
+    waiting: int = 0
 
     @property
     def work(self) -> Work:
         """What it asks of an engine."""
         limit_s = np.inf if self.slo.itl_ms is None else self.slo.itl_ms / 1e3
-        return Work(float(context_tokens(self.submit)), self.answer, self.submit.block_hashes, self.typical, limit_s)
+        context = float(context_tokens(self.submit))
+        return Work(context, self.answer, self.submit.block_hashes, self.typical, limit_s, self.waiting)
 
 
 def effective(stated: Slo, default: Slo) -> Slo:

@@ -106,6 +106,7 @@ class Dispatcher:
             slo=effective(submit.slo, self.config.default_slo),
             now=now,
             typical=self._lengths.typical(submit.model),
+            waiting=self.queues.num_waiting(submit.model),
         )
 
     def prospect(self, submit: Submit, now: float) -> Prospect | None:

@@ -239,6 +239,9 @@ class Fleet:
         columns.ready[slot] = engine.is_ready
         columns.seqs[slot] = engine.seqs()
         columns.tokens[slot] = engine.tokens()
+        columns.loads.seats[slot] = (
+            columns.max_seqs[slot] if engine.is_ready and columns.role[slot] != Role.PREFILL else 0
+        )
         self._refresh_loads(engine)
 
     def _describe(self, engine: Engine) -> None:
@@ -253,6 +256,7 @@ class Fleet:
         columns.kv_bytes[slot] = registration.kv_bytes_per_token
         columns.loads.kind[slot] = self.performance.number(registration.kind)
         columns.loads.budget[slot] = registration.max_batch_tokens
+        columns.loads.held[slot] = columns.total_tokens[slot]
 
     def _refresh_loads(self, engine: Engine) -> None:
         loads, slot = self.columns.loads, engine.slot

@@ -62,8 +62,8 @@ def best_pair(
 def _harms(demand: Demand, forecast: Forecast) -> tuple[Figures, Figures]:
     """Return the harm, in seconds, of prefilling a request on each engine, and of decoding it there."""
     first_ms, limit_ms, answer = demand.slo.ttft_ms, demand.slo.itl_ms, demand.answer
-    there = forecast.apart_s + forecast.others * forecast.own_s
-    here = answer * forecast.per_s + 0.5 * forecast.others * answer * forecast.grown_s
+    there = forecast.apart_s + forecast.others * forecast.own_s + forecast.before_s
+    here = answer * forecast.per_s + 0.5 * forecast.others * answer * forecast.grown_s + forecast.beside_s
     if first_ms is not None:
         there = there + PRICE_OF_A_MISS_S * (1.0 - forecast.apart_within(first_ms / 1e3 - demand.waited_s))
     if limit_ms is not None:
@@ -112,7 +112,8 @@ def _pair(
             added_s=first_s
             + demand.answer * per_s
             + others_there * float(forecast.own_s[there])
-            + 0.5 * others_here * demand.answer * float(forecast.grown_s[here]),
+            + 0.5 * others_here * demand.answer * float(forecast.grown_s[here])
+            + float(forecast.before_s[there] + forecast.beside_s[here]),
         ),
         transfer_s,
         transfers.raw_s(num_bytes),

@@ -7,11 +7,16 @@ import numpy as np
 from sagellm_common.regression import Vector
 from sagellm_scheduler.perf_model.calibration import Calibration
 from sagellm_scheduler.perf_model.engine_times import EngineTimes
-from sagellm_scheduler.perf_model.forecast import Loads, few_enough, prompt_times, token_times, usual_s
+from sagellm_scheduler.perf_model.forecast import Loads, few_enough, normal, prompt_times, token_times, usual_s
+from sagellm_scheduler.perf_model.hosting import taken_s
 from sagellm_scheduler.perf_model.kinds import KindTimes
 
 FIRST, PER, APART = slice(0, 3), slice(3, 7), slice(7, 10)
 """Places of the calibrations' lines."""
+
+SOON = 0.3
+"""Share of what an answer takes of an engine's time that it takes while those wait who wait now: they are served long
+before it ends."""
 
 DISTANCES, WEIGHTS = np.array([[-(3.0**0.5)], [0.0], [3.0**0.5]]), np.array([1 / 6, 2 / 3, 1 / 6])
 """Gauss and Hermite's three points of a normal distribution, in standard deviations, and their weights."""
@@ -22,7 +27,7 @@ class Work:
     """What a request asks of an engine: tokens of its prompt, and of the answer that is expected.
 
     `blocks` are the hashes of the prompt's index blocks. `typical` is the answer that others are expected to have.
-    `limit_s` is the time from token to token that it is promised.
+    `limit_s` is the time from token to token that it is promised. So many others are `waiting` for an engine.
     """
 
     context: float
@@ -30,17 +35,20 @@ class Work:
     blocks: tuple[int, ...] = ()
     typical: float = 256.0
     limit_s: float = np.inf
+    waiting: int = 0
 
 
 @dataclass(slots=True)
 class Forecast:
     """What a request would see on each of n engines; shape [n] each, seconds.
 
-    `first_s`: from the assignment to the first token; `apart_s`: the same if the prompt is for another engine, without
-    what handing over takes. `per_s`: expected mean from token to token; `usual_s`: what half of such requests stay
-    below. The spreads are standard deviations of the logarithm. `added_s`: what the request's own time and the delay of
-    the others that run there come to together. `per_before_s`: what the others have from token to token without it, of
-    which the prompt takes `stalled_s` more from each and the answer `grown_s` as long as it lasts.
+    `first_s`: from the assignment to the first token; `apart_s`: the same if the prompt is for another engine,
+    without what handing over takes. `per_s`: expected mean from token to token; `usual_s`: what half of such
+    requests stay below. The spreads are standard deviations of the logarithm. `added_s`: what the request's own
+    time and the delay of the others that run there or wait come to together. `per_before_s`: what the others have
+    from token to token without it, of which the prompt takes `stalled_s` more from each and the answer `grown_s` as
+    long as it lasts. By what the prompt takes of the engine's time, all prompts that wait are delayed by `before_s`
+    together, by the answer, `beside_s`.
     `step_s`: a step without prompts; others take `stall_s` longer, `stalls` of them a second, and are kept to `bound_s`
     where an SLO is tight, to `bound_before_s` without the request; infinite where no pace is kept. `own_s`: of
     computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until what waits there
@@ -60,6 +68,8 @@ class Forecast:
     per_before_s: Vector
     stalled_s: Vector
     grown_s: Vector
+    before_s: Vector
+    beside_s: Vector
     own_s: Vector
     added_s: Vector
     others: Vector
@@ -186,6 +196,9 @@ class PerformanceModel:
         per_s, per_before_s = calibrated(tokens.after, fleet), calibrated(tokens.before, fleet)
         grown = np.maximum(0.0, per_s - per_before_s)
         delay = loads.sequences * (times.own + 0.5 * work.answer * grown)  # half of their answers are still to come
+        awaited = (work.waiting + float(loads.prompts.sum())) / max(1, len(per_s))
+        answer_s = taken_s(loads, work.context + work.answer / 2, work.answer, per_s, work.limit_s)
+        before_s, beside_s = awaited * times.own, SOON * awaited * answer_s
         return Forecast(
             first_s=first_s,
             first_spread=first_spread,
@@ -197,8 +210,10 @@ class PerformanceModel:
             per_before_s=per_before_s,
             stalled_s=times.own / work.typical,
             grown_s=grown,
+            before_s=before_s,
+            beside_s=beside_s,
             own_s=times.own,
-            added_s=first_s + work.answer * per_s + delay,
+            added_s=first_s + work.answer * per_s + delay + before_s + beside_s,
             others=loads.sequences,
             raw_first_s=times.first,
             raw_per_s=tokens.after,
@@ -220,8 +235,8 @@ def _shared(seconds: Vector, is_even: bool) -> Vector:
 
 
 def _within(expected_s: Vector, spread: Vector, limit_s: float) -> Vector:
-    """Probability of a log-normal quantity to be within a limit; the normal distribution by its logistic likeness."""
+    """Probability of a log-normal quantity to be within a limit."""
     if limit_s <= 0.0:
         return np.zeros_like(expected_s)
     distance = np.log(limit_s / np.minimum(np.maximum(expected_s, 1e-9), 1e9)) / spread
-    return 1.0 / (1.0 + np.exp(np.minimum(-1.702 * distance, 50.0)))
+    return normal(distance)
