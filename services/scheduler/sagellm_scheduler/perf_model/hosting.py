@@ -24,7 +24,7 @@ def taken_s(loads: Loads, context: float, answer: float, per_s: Vector, limit_s:
     """
     base, _, decode, per_context, _, per_over = loads.coefficients.T
     row_s = decode + per_context * context + per_over
-    if not np.isfinite(limit_s):
+    if not (len(base) and np.isfinite(limit_s)):
         return np.asarray(answer * row_s)
     step_s = MARGIN * limit_s
     fit = np.minimum(np.minimum(loads.seats, loads.held / context), (step_s - base) / np.maximum(row_s, 1e-9))

@@ -37,6 +37,11 @@ def test_answers_without_a_promise_take_their_rows(loads: Loads) -> None:
     assert taken_s(loads, 1000.0, 200.0, PER_S, math.inf) == pytest.approx(200 * ROW_S)
 
 
+def test_without_engines_nothing_is_taken() -> None:
+    """A model may have lost all of them."""
+    assert not len(taken_s(Loads.zeros(0), 1000.0, 200.0, np.zeros(0), LIMIT_S))
+
+
 def test_an_engine_that_is_not_needed_pays_its_steps_for_one_answer(loads: Loads) -> None:
     """A hundred answers fit on the cheaper two: the dear one's short steps would be for this answer alone."""
     loads.sequences[:] = (100.0, 0.0, 0.0)
