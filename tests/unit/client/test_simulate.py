@@ -29,6 +29,16 @@ def test_policies_are_compared_in_a_table(capsys: pytest.CaptureFixture[str]) ->
     assert out.count("random") == 2
 
 
+def test_eighty_columns_cut_no_figure_off(capsys: pytest.CaptureFixture[str]) -> None:
+    """A long name is folded, its figures and headings stay whole, and the bars begin in one column."""
+    code, out, _ = run(capsys, *SMALL, "--policy", "predictive/slo_aware/adaptive", "--policy", "random")
+    assert code == 0
+    assert "…" not in out
+    assert "TTFT p50" in out
+    long, short = (line for line in out.splitlines() if "█" in line)
+    assert long.index("█") == short.index("█")
+
+
 def test_json_repeats_with_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
     """The same seed gives the same figures, another one others."""
     one, two, three = (run(capsys, *SMALL, "--json", "--seed", seed)[1] for seed in ("1", "1", "2"))

@@ -92,8 +92,8 @@ def show(asked: Asked, runs: Sequence[Run]) -> None:
         f"SLO: first token within {asked.ttft_ms:g} ms (TTFT), then {asked.itl_ms:g} ms a token (ITL).\n",
         markup=False,
     )
-    table = Table(box=None, header_style="bold", padding=(0, 1))
-    table.add_column("policy", no_wrap=True)
+    table = Table(box=None, header_style="bold", padding=(0, 1), collapse_padding=True)
+    table.add_column("policy", overflow="fold")  # a narrow terminal folds names, and leaves figures whole
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for item in runs:
@@ -107,12 +107,12 @@ def show(asked: Asked, runs: Sequence[Run]) -> None:
         )
     out().print(table)
     out().print("\n[bold]Requests within the SLO[/bold]")
-    best = max(item.summary.attainment for item in runs)
+    best, widest = max(item.summary.attainment for item in runs), max(len(item.policy) for item in runs)
     for item in runs:
         share = item.summary.attainment
         style = "green" if share == best else "blue"
         bar = "█" * round(share * BAR)
-        out().print(f"  {item.policy:<24} [{style}]{bar:<{BAR}}[/{style}] {share:.1%}")
+        out().print(f"  {item.policy:<{widest}} [{style}]{bar:<{BAR}}[/{style}] {share:.1%}")
 
 
 def as_json(asked: Asked, runs: Sequence[Run]) -> dict[str, Any]:
