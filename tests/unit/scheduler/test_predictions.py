@@ -2,6 +2,7 @@
 
 from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -160,6 +161,16 @@ def test_engines_teach_the_model_what_they_report() -> None:
             )
         )
     assert last_prediction(driver, "r1") == pytest.approx(3 * before, rel=0.15)
+
+
+def test_a_request_that_is_placed_at_once_is_predicted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What admission has asked of the model, placement needs not ask again: it is most of a decision's time."""
+    driver = Driver.leading(router="predictive")
+    fleet(driver, fast=FAST, slow=SLOW)
+    forecast = Mock(side_effect=driver.core.fleet.performance.forecast)
+    monkeypatch.setattr(driver.core.fleet.performance, "forecast", forecast)
+    driver.submit("r", prompt_tokens=100)
+    assert len(driver.assignments) == forecast.call_count == 1
 
 
 def last_prediction(driver: Driver, name: str) -> float:

@@ -16,7 +16,7 @@ Figures = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Demand:
     """A request that is to be placed `now`: its KV tokens and answer as expected, how long it has waited, its SLO; and
-    the answer that is `typical` of its model, and how many others are `waiting`."""
+    the answer that is `typical` of its model, and how many are `waiting`, with it."""
 
     submit: Submit
     kv_tokens: int

@@ -74,7 +74,7 @@ class Dispatcher:
     def dispatch(self, model: str, now: float) -> None:
         """Place requests of a model in the order of the queue, until the queue is empty or its head has no room."""
         while (request := self.queues.head(model)) is not None:
-            demand = self.demand(request.submit, now - request.arrival, now)
+            demand = self.demand(request.submit, now - request.arrival, now, self.queues.num_waiting(model))
             placed = place(demand, self.fleet, self.router, self.separation, backlog_s=self.config.backlog_s)
             if placed is Blocked.BUSY:
                 request.parked_since = None
@@ -96,8 +96,8 @@ class Dispatcher:
         engines, busy_s = self.fleet.working_off(model, now)
         return engines > 0.0 and self.queues.keep_in_time(model, now + busy_s, engines)
 
-    def demand(self, submit: Submit, waited_s: float, now: float) -> Demand:
-        """Return what a request asks of an engine if it is placed after so long."""
+    def demand(self, submit: Submit, waited_s: float, now: float, waiting: int) -> Demand:
+        """Return what a request asks of an engine if it is placed after so long, being one of so many that wait."""
         return Demand(
             submit,
             kv_tokens=self._lengths.kv_tokens(submit),
@@ -106,14 +106,14 @@ class Dispatcher:
             slo=effective(submit.slo, self.config.default_slo),
             now=now,
             typical=self._lengths.typical(submit.model),
-            waiting=self.queues.num_waiting(submit.model),
+            waiting=waiting,
         )
 
     def prospect(self, submit: Submit, now: float) -> Prospect | None:
         """Return what a request has to expect that joins the queue now; None if no engine could take it."""
         waiting = self.queues.num_waiting(submit.model)
         return prospect(
-            self.demand(submit, age_s(submit), now),
+            self.demand(submit, age_s(submit), now, waiting + 1),
             self.fleet,
             seconds_before=self.queues.seconds_waiting(submit.model),
             slots_wait_s=self.rate.wait_s(waiting + 1, now),

@@ -27,7 +27,7 @@ class Work:
     """What a request asks of an engine: tokens of its prompt, and of the answer that is expected.
 
     `blocks` are the hashes of the prompt's index blocks. `typical` is the answer that others are expected to have.
-    `limit_s` is the time from token to token that it is promised. So many others are `waiting` for an engine.
+    `limit_s` is the time from token to token that it is promised. With it, so many are `waiting` for an engine.
     """
 
     context: float
