@@ -66,11 +66,11 @@ def measure(task: tuple[str, Cell, str, float | None]) -> dict[str, Any]:
 
 
 def kept_loads() -> dict[tuple[str, str], float]:
-    """A little less than what each policy bore in each cell when it was last measured: where to begin."""
+    """What each policy bore in each cell when it was last measured: where to begin."""
     if not KEPT.exists():
         return {}
     rows = json.loads(KEPT.read_text())["result"]["rows"]
-    return {(row["cell"], row["policy"]): 0.9 * row["capacity"] for row in rows}
+    return {(row["cell"], row["policy"]): row["capacity"] for row in rows}
 
 
 def main() -> None:

@@ -1,57 +1,80 @@
-"""The highest load that a fleet bears: a search that one bad load does not end.
+"""The highest load that a fleet bears: loads are judged together with their neighbours.
 
 Arrivals squeezed by another factor meet each other differently, so that attainment is not quite monotonic: a load may
-miss by a hair where a higher one does not. The search strides as long as loads are borne, then climbs in steps and
-gives up after three in succession.
+miss by a hair where one 2 % higher does not. Three loads that lie 2 % apart are therefore judged by their mean. Where
+even that dips, the search tries once more beyond.
 """
 
+import statistics
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 
 from sagellm_simulation.report import Summary
 
 ATTAINMENT = 0.95
-DOWN, UP, FINE = 1.6, 1.08, 1.02
-STRIDE = UP**4
-GIVES_UP_AFTER = 3
+CLEARLY_MISSED = 0.92
+"""So few are in time that neighbours are not asked."""
+FINE = 1.02
+CLIMB = 4
+GIVES_UP_AFTER = 2
 LEAST = 1e-3
 
 
 def highest(run: Callable[[float], Summary], start: float) -> tuple[float, Summary]:
     """Return the highest load, requests/s within 2 %, at which 95 % meet the SLO, and what it is like there.
 
+    Attainment and goodput are means of three loads; times are those of the middle one.
+
     Raises:
         RuntimeError: no load is borne.
     """
-    rate, found = start, run(start)
-    while found.attainment < ATTAINMENT:
-        rate /= DOWN
-        if rate < LEAST:
+
+    @cache
+    def at(number: int) -> Summary:
+        return run(start * FINE**number)
+
+    def around(number: int) -> list[Summary]:
+        return [at(number), at(number - 1), at(number + 1)]
+
+    def is_borne(number: int) -> bool:
+        if at(number).attainment < CLEARLY_MISSED:
+            return False
+        return statistics.fmean(found.attainment for found in around(number)) >= ATTAINMENT
+
+    found = _refined(is_borne, *_bracket(is_borne, _first_borne(is_borne, start)))
+    attainment, goodput = (
+        statistics.fmean(getattr(summary, name) for summary in around(found)) for name in ("attainment", "goodput")
+    )
+    return start * FINE**found, replace(at(found), attainment=attainment, goodput=goodput)
+
+
+def _first_borne(is_borne: Callable[[int], bool], start: float) -> int:
+    """Go down, further each time, to a load that is borne."""
+    number, step = 0, CLIMB
+    while not is_borne(number):
+        number, step = number - step, 2 * step
+        if start * FINE**number < LEAST:
             raise RuntimeError("no load is borne")
-        found = run(rate)
-    best, missed = _strides(run, (rate, found)), 0
-    rate = best[0]
-    while missed < GIVES_UP_AFTER:
-        rate *= UP
-        found = run(rate)
-        best, missed = ((rate, found), 0) if found.attainment >= ATTAINMENT else (best, missed + 1)
-    return _refined(run, best)
+    return number
 
 
-def _strides(run: Callable[[float], Summary], best: tuple[float, Summary]) -> tuple[float, Summary]:
-    """Go up in strides from a load that is borne to the last before one that is not."""
-    while (found := run(best[0] * STRIDE)).attainment >= ATTAINMENT:
-        best = best[0] * STRIDE, found
-    return best
-
-
-def _refined(run: Callable[[float], Summary], best: tuple[float, Summary]) -> tuple[float, Summary]:
-    """Halve the last step, up to which the load is borne."""
-    high = best[0] * UP
-    while high / best[0] > FINE:
-        rate = (best[0] * high) ** 0.5
-        found = run(rate)
-        if found.attainment >= ATTAINMENT:
-            best = (rate, found)
+def _bracket(is_borne: Callable[[int], bool], borne: int) -> tuple[int, int]:
+    """Go up, further each time, to the last load that is borne; return it and the next that was found not to be."""
+    ahead, step, missed = borne, CLIMB, list[int]()
+    while len(missed) < GIVES_UP_AFTER:
+        ahead += step
+        if is_borne(ahead):
+            borne, step, missed = ahead, 2 * step, []
         else:
-            high = rate
-    return best
+            step = CLIMB
+            missed.append(ahead)
+    return borne, missed[0]
+
+
+def _refined(is_borne: Callable[[int], bool], borne: int, missed: int) -> int:
+    """Halve what lies between until two neighbours remain; return the one that is borne."""
+    while missed - borne > 1:
+        middle = (borne + missed) // 2
+        borne, missed = (middle, missed) if is_borne(middle) else (borne, middle)
+    return borne
