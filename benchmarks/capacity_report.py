@@ -4,18 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_sections import table
-from benchmarks.grid import FLEETS, OURS, OVERLOAD, REQUESTS, SPLIT, UNPACED, WEAK, grid
+from benchmarks.grid import FLEETS, OURS, OVERLOAD, POLICIES, REQUESTS, SPLIT, UNPACED, WEAK, grid
 from benchmarks.search import ATTAINMENT
 
 STATIC_NOTE = "PD by threshold, roles"
 
 
 def by_cell(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Rows by cell and policy."""
+    """Rows by cell and policy; cells in which a policy lacks are left out."""
     cells: dict[str, dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
         cells.setdefault(row["cell"], {})[row["policy"]] = row
-    return cells
+    return {cell: rows for cell, rows in cells.items() if rows.keys() == POLICIES.keys()}
 
 
 def figures(result: dict[str, Any]) -> dict[str, Any]:
@@ -25,9 +25,11 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
     bears at least 1.3 times what each weak policy does, in the mean of their cells. `over_unpaced`: by trace, ours over
     the best of those whose engines keep no pace. `gap_closed`: of the gap between the best static choice and the bound,
     mean; `gap_closed_unpaced`: of that above the best whose engines keep no pace. `overload`: goodput at 1.5 times our
-    capacity over goodput there, least.
+    capacity over goodput there, least. Nothing without a whole cell.
     """
     cells = by_cell(result)
+    if not cells:
+        return {}
     ratios, gaps, gaps_unpaced, over = [], [], [], []
     weak: dict[str, list[float]] = {}
     unpaced: dict[str, list[float]] = {}
@@ -94,8 +96,8 @@ def _conditions(policies: list[str], cells: dict[str, Any]) -> str:
     its code trace and of Mooncake's synthetic one, their arrivals squeezed until fewer than {ATTAINMENT:.0%} meet both
     SLOs (time to the first token / mean time from token to token). Fleets: {", ".join(FLEETS)} (H200 and H100 with an
     8B model, by the limits of the hardware, not measured); with roles: {", ".join(SPLIT.values())}. Requests a second
-    that were in time, at the highest such load; a load that is missed does not end the search, which gives up after
-    three in succession. The bound is what the engines' time models allow without queueing and with a perfect cache,
+    that were in time, at the highest such load: three loads that lie 2 % apart are judged by their mean, and figures
+    are means of the three. The bound is what the engines' time models allow without queueing and with a perfect cache,
     which holds as much as all engines together and always keeps what is needed again soonest: for the mean request, or,
     where that is less, for the first tokens of the bursts as they come, if all engines computed each prompt together
     and it were known beforehand which 5 % to give up. {_pace(policies)} The grid is written down in
@@ -118,7 +120,14 @@ def _findings(found: dict[str, Any]) -> str:
 
 def _lacking(cells: dict[str, Any]) -> str:
     names = [cell.name for cell in grid() if cell.name not in cells]
-    return f"Not measured yet: {'; '.join(names)}." if names else ""
+    rows = [row for found in cells.values() for row in found.values()]
+    single = sum("neighbours" not in row for row in rows)
+    return " ".join(
+        [
+            f"Not measured yet: {'; '.join(names)}." if names else "",
+            f"{single} of the {len(rows)} rows are from before, when single loads were judged." if single else "",
+        ]
+    )
 
 
 def _pace(policies: list[str]) -> str:

@@ -1,15 +1,18 @@
 """How far off the scheduler's predictions are on live stacks, by load: time to the first token and time per token.
 
 Requests of conversation lengths (Azure, scaled) arrive by chance (Poisson) at a share of the highest rate that the
-stack sustains; every decision record says what was predicted and what came. Answers are promised a time from token to
-token; what that is worth, one load without a promise shows.
+stack sustains; every decision record says what was predicted and what came. A question is either all new, or the next
+one in a chat whose history is in a cache. Answers are promised a time from token to token; what that is worth, other
+promises show.
 """
 
 import asyncio
 import random
 import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,8 +29,9 @@ from sagellm_common.contracts.decisions import DecisionRecord
 from sagellm_common.settings import BusSettings
 
 LOADS = (0.3, 0.5, 0.7, 0.9)
-PROMISED_MS = {"mock": 45.0, "cpu": 25.0}
-WARM_UP_S, LEVEL_S, FULL_S = 20.0, 60.0, 20.0
+MAIN = 0.7
+"""The load that goals are about: it is measured for longer."""
+WARM_UP_S, LEVEL_S, MAIN_S, FULL_S = 20.0, 60.0, 120.0, 20.0
 FULL_STREAMS = 48
 LONG = 100
 MOCK = {
@@ -36,14 +40,50 @@ MOCK = {
     "SAGELLM_MOCK_DECODE_MS_PER_SEQ": "0.6",
 }
 """Steps so long that the predictions are measured, and not how eight processes share two cores."""
+TURNS = 6
+IDLE_CHATS = 12
+"""A chat goes on when so many have been idle for longer than it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A stack, its traffic, and what it promises."""
+
+    name: str
+    backend: str
+    engines: int
+    turns: int
+    promised_ms: float | None
+    loads: Sequence[float] = (MAIN,)
+
+
+MOCKS, CPU = ("two mock engines", "mock", 2), ("CPU engine, 135M shape", "cpu", 1)
+SETTINGS = (
+    Setting(*MOCKS, turns=1, promised_ms=40.0, loads=LOADS),
+    Setting(*CPU, turns=TURNS, promised_ms=25.0, loads=LOADS),
+    Setting(*MOCKS, turns=TURNS, promised_ms=40.0),
+    Setting(*CPU, turns=1, promised_ms=25.0),
+    Setting(*CPU, turns=1, promised_ms=12.0),
+    Setting(*MOCKS, turns=1, promised_ms=None),
+    Setting(*CPU, turns=1, promised_ms=None),
+)
+
+
+@dataclass(slots=True)
+class Chat:
+    """What has been said, and how many turns are still to come."""
+
+    turns: int
+    tokens: list[int] = field(default_factory=list)
 
 
 class Traffic:
     """Requests to one stack, and the records of those that have ended."""
 
-    def __init__(self, client: AsyncNatsClient, model: str, vocab: int) -> None:
-        self._client, self._model, self._vocab = client, model, vocab
+    def __init__(self, client: AsyncNatsClient, model: str, vocab: int, turns: int) -> None:
+        self._client, self._model, self._vocab, self._turns = client, model, vocab, turns
         self._lengths = lengths()
+        self._idle: deque[Chat] = deque()
         self._number = 0
         self.records: list[DecisionRecord] = []
 
@@ -56,10 +96,22 @@ class Traffic:
         """Send the next request and wait for its end."""
         self._number += 1
         prompt, generated = self._lengths[self._number % len(self._lengths)]
-        ids = [token % self._vocab for token in prompts(1, prompt, self._number)[0]]
-        await self._client.generate(
-            ids, model=self._model, max_tokens=generated, ignore_eos=True, temperature=0.8, seed=self._number
+        chat = self._idle.popleft() if len(self._idle) > IDLE_CHATS else Chat(self._turns)
+        said = prompts(1, max(prompt // self._turns, 1), self._number)[0]
+        chat.tokens += [token % self._vocab for token in said]
+        completion = await self._client.generate(
+            chat.tokens,
+            model=self._model,
+            max_tokens=generated,
+            ignore_eos=True,
+            temperature=0.8,
+            seed=self._number,
+            return_token_ids=True,
         )
+        chat.turns -= 1
+        if chat.turns:
+            chat.tokens += completion.choices[0].token_ids or []
+            self._idle.append(chat)
 
     async def full(self, seconds: float) -> float:
         """Keep the stack full; return the requests a second that it ends."""
@@ -85,19 +137,19 @@ class Traffic:
                 await asyncio.sleep(chance.expovariate(per_s))
 
 
-async def by_load(stack: Stack, model: str, vocab: int, loads: Sequence[float] = LOADS) -> dict[str, Any]:
+async def by_load(stack: Stack, model: str, vocab: int, setting: Setting) -> dict[str, Any]:
     """Find the highest rate, then measure at shares of it."""
     bus = await Bus.connect(BusSettings(nats_url=stack.plan.nats_url), "bench")
     client = AsyncNatsClient(stack.plan.nats_url)
     try:
-        traffic = Traffic(client, model, vocab)
+        traffic = Traffic(client, model, vocab, setting.turns)
         await bus.subscribe(bus.settings.subjects.decision("*"), DecisionRecord, traffic.recorded)
         most = await traffic.full(FULL_S)
         levels = {}
-        for number, load in enumerate(loads):
+        for number, load in enumerate(setting.loads):
             await traffic.at_rate(most * load, WARM_UP_S, number)
             traffic.records.clear()
-            await traffic.at_rate(most * load, LEVEL_S, 100 + number)
+            await traffic.at_rate(most * load, MAIN_S if load == MAIN else LEVEL_S, 100 + number)
             levels[f"{load:.0%}"] = _errors(traffic.records)
             print(f"  {model} at {load:.0%} of {most:.2f} requests/s: {levels[f'{load:.0%}']}", flush=True)
         return {"requests_per_s_at_full_load": round(most, 2), "levels": levels}
@@ -117,12 +169,25 @@ def _errors(records: list[DecisionRecord]) -> dict[str, float]:
     long = [abs(record.itl_error or 0.0) for record in decoded if (record.completion_tokens or 0) >= LONG]
     return {
         "requests": len(records),
+        "cached": round(_cached(records), 3),
         "ttft_p50_ms": round(statistics.median(record.ttft_ms or 0.0 for record in records), 1),
+        "itl_p50_ms": round(statistics.median(record.itl_ms or 0.0 for record in decoded), 1),
         **_quantiles("ttft_error", ttft),
         **_quantiles("itl_error", itl),
         **_quantiles("itl_long_error", long),
         **_quantiles("itl_constant_error", _of_best_constant([record.itl_ms or 1.0 for record in decoded])),
     }
+
+
+def _cached(records: list[DecisionRecord]) -> float:
+    """Return the share of all prompts' tokens that was in the cache of the engine that was chosen."""
+    chosen = [
+        candidate.cached_tokens
+        for record in records
+        for candidate in record.decisions[-1].candidates
+        if candidate.engine_id == record.decisions[-1].chosen
+    ]
+    return sum(chosen) / max(1, sum(record.prompt_tokens for record in records))
 
 
 def _quantiles(name: str, errors: Sequence[float]) -> dict[str, float]:
@@ -136,18 +201,26 @@ def _of_best_constant(measured: Sequence[float]) -> list[float]:
     return [abs(value - best) / value for value in measured]
 
 
+async def measured(setting: Setting) -> dict[str, Any]:
+    """Start the stack and measure it."""
+    env = {"SAGELLM_SLO_ITL_MS": str(setting.promised_ms or "")}
+    model = served = "mock-model"
+    if setting.backend == "mock":
+        env |= MOCK
+    else:
+        model, served = str(make_model("smol135", CACHE / "smol135", BUILTIN)), "smol135"
+    stack = running(backend=setting.backend, model=model, engines=setting.engines, router="predictive", env=env)
+    async with stack as started:
+        return await by_load(started, served, 1000, setting)
+
+
 async def run() -> dict[str, Any]:
-    """Two mock engines with a time model, then the CPU engine with the 135M shape."""
-    folder = make_model("smol135", CACHE / "smol135", BUILTIN)
-    found: dict[str, Any] = {}
-    for name, backend, model, engines in (
-        ("two mock engines", "mock", "mock-model", 2),
-        ("CPU engine, 135M shape", "cpu", str(folder), 1),
-    ):
-        served = "mock-model" if backend == "mock" else "smol135"
-        for promised in (PROMISED_MS[backend], None):
-            env = (MOCK if backend == "mock" else {}) | {"SAGELLM_SLO_ITL_MS": str(promised or "")}
-            async with running(backend=backend, model=model, engines=engines, router="predictive", env=env) as stack:
-                levels = await by_load(stack, served, 1000, LOADS if promised else LOADS[2:3])
-            found[name if promised else f"{name}, nothing promised"] = {**levels, "promised_ms": promised}
-    return found
+    """Two mock engines with a time model, and the CPU engine with the 135M shape."""
+    return {title(setting): {"promised_ms": setting.promised_ms, **await measured(setting)} for setting in SETTINGS}
+
+
+def title(setting: Setting) -> str:
+    """What a setting is called in the results."""
+    asked = "questions" if setting.turns == 1 else "chats"
+    promise = f"{setting.promised_ms:g} ms promised" if setting.promised_ms else "nothing promised"
+    return f"{setting.name}, {asked}, {promise}"

@@ -16,6 +16,8 @@ ATTAINMENT = 0.95
 CLEARLY_MISSED = 0.92
 """So few are in time that neighbours are not asked."""
 FINE = 1.02
+NEIGHBOURS = 3
+"""Loads that are judged together."""
 CLIMB = 4
 GIVES_UP_AFTER = 2
 LEAST = 1e-3

@@ -38,6 +38,7 @@ class Batcher:
 
     def submit(self, seq: Sequence) -> None:
         """Let a sequence wait."""
+        seq.foreseen = len(self.pages.prefix(seq)) * self.pages.block
         insort(self.waiting, seq, key=_rank)
 
     def has(self, seq: Sequence) -> bool:

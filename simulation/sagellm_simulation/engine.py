@@ -471,7 +471,7 @@ class SimEngine:
             sum(seq.length for seq in batch.running) + grown,
             1.0 if run is not None else 0.0,
             len(left),
-            sum(left),
+            sum(left) + sum(seq.length - seq.foreseen for seq in batch.waiting),
             0.0 if batch.limit_s == UNBOUNDED else batch.limit_s,
         )
 

@@ -12,10 +12,11 @@ class Sequence:
     """One request on a simulated engine. Lengths in tokens.
 
     `length` is the prompt with everything generated so far, `computed` how much of it has keys and values; at `limit`
-    it ends. `capacity` tokens fit into its pages. `first_index` is the index of the first token that this engine makes.
-    `blocks` are the ids of the prompt's blocks, each standing for all before it too; `known` of them are in the cache
-    under its hold. `told` is the index up to which tokens have been sent. `hand_to`: the engine that it is prefilled
-    for; it ends with its prompt here. `itl_s`: the time from token to token that it is promised.
+    it ends. `capacity` tokens fit into its pages. `first_index` is the index of the first token that this engine
+    makes. `blocks` are the ids of the prompt's blocks, each standing for all before it too; `known` of them are in
+    the cache under its hold; `foreseen` tokens were in the cache when it began to wait. `told` is the index up to
+    which tokens have been sent. `hand_to`: the engine that it is prefilled for; it ends with its prompt here.
+    `itl_s`: the time from token to token that it is promised.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class Sequence:
     known: int = 0
     held: list[int] = field(default_factory=list)
     cached_tokens: int = 0
+    foreseen: int = 0
     told: int = 0
     told_at: float = 0.0
     hand_to: str = ""

@@ -4,21 +4,32 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from struct import pack
 
-BLOCK_TOKENS = 256
+BLOCK_TOKENS = 32
 """Tokens per index block, the same in a deployment and a multiple of every page size."""
+
+TOKEN_BYTES = 4
 
 
 def chained_hash(parent: int, token_ids: Sequence[int]) -> int:
     """Return the 63-bit hash of tokens behind a block with hash `parent` (0: at the beginning)."""
-    digest = blake2b(pack(f"<Q{len(token_ids)}I", parent, *token_ids), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return _hash(parent, _packed(token_ids))
 
 
 def block_hashes(token_ids: Sequence[int]) -> tuple[int, ...]:
     """Return the chained hashes of the whole blocks; equal prefixes give equal hashes."""
+    packed, size = _packed(token_ids), BLOCK_TOKENS * TOKEN_BYTES
     hashes: list[int] = []
     parent = 0
-    for start in range(0, len(token_ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-        parent = chained_hash(parent, token_ids[start : start + BLOCK_TOKENS])
+    for start in range(0, len(packed) - size + 1, size):
+        parent = _hash(parent, packed[start : start + size])
         hashes.append(parent)
     return tuple(hashes)
+
+
+def _packed(token_ids: Sequence[int]) -> bytes:
+    return pack(f"<{len(token_ids)}I", *token_ids)
+
+
+def _hash(parent: int, packed: bytes) -> int:
+    digest = blake2b(parent.to_bytes(8, "little") + packed, digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from sagellm_common.blocks import BLOCK_TOKENS
 from sagellm_common.bus import Bus, Received
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply, SnapshotRequest
 from sagellm_common.settings import BusSettings
@@ -44,7 +45,7 @@ async def known(around: Surroundings, blocks: range) -> None:
 
     async def is_known() -> bool:
         block = next(left)
-        return (await placed(around, f"probe-{block}", block)) == ("e2", 256)
+        return (await placed(around, f"probe-{block}", block)) == ("e2", BLOCK_TOKENS)
 
     await eventually_async(is_known)
 
@@ -53,7 +54,7 @@ async def test_a_prompt_goes_where_its_blocks_are(bus: Bus, around: Surroundings
     """After an event of e2, prompts that begin with its blocks go there, and the record says how much it has."""
     await tell(bus, 1, [11, 12, 13, *range(100, 1000)])
     await known(around, range(100, 1000))
-    assert await placed(around, "mine", 11, 12, 13, 14) == ("e2", 3 * 256)
+    assert await placed(around, "mine", 11, 12, 13, 14) == ("e2", 3 * BLOCK_TOKENS)
 
 
 async def test_a_gap_is_repaired_by_a_snapshot(bus: Bus, around: Surroundings) -> None:
@@ -66,4 +67,4 @@ async def test_a_gap_is_repaired_by_a_snapshot(bus: Bus, around: Surroundings) -
     await bus.flush()
     await tell(bus, 5, [23])
     await known(around, range(100, 1000))
-    assert await placed(around, "mine", 21, 22, 23) == ("e2", 2 * 256)
+    assert await placed(around, "mine", 21, 22, 23) == ("e2", 2 * BLOCK_TOKENS)

@@ -58,6 +58,21 @@ def test_no_more_than_max_num_seqs() -> None:
     assert max(report.rows - report.prefill_tokens // 2 for report in reports) <= 3
 
 
+def test_gauges_count_what_is_left_to_compute() -> None:
+    """Of a prompt that waits, what is in the prefix cache needs no computing; of a running one, what has been."""
+    core = mock_core(max_batch_tokens=32, max_num_seqs=2)
+    core.submit(request(range(100), key="before", max_tokens=1), 0.0)
+    drain(core)
+    core.submit(request([7] * 90, key="runs", max_tokens=9), 0.0)
+    core.step(0.0)
+    for name, prompt in (("beside", [8] * 50), ("known", [*range(80), 5]), ("new", [9] * 40)):
+        core.submit(request(prompt, key=name, max_tokens=9), 0.0)
+    gauges = core.gauges()
+    assert (gauges.waiting, gauges.prefilling) == (3, 1)
+    assert gauges.waiting_tokens == 50 + 81 + 40
+    assert gauges.prefill_tokens == (90 - 32) + 50 + 1 + 40
+
+
 def test_smaller_priority_goes_first_then_earlier_arrival() -> None:
     """Waiting requests are admitted by priority, then by arrival."""
     core = mock_core(max_num_seqs=1)

@@ -1,6 +1,7 @@
 """The mock backend: the same tokens everywhere, in the time that the model says."""
 
-import time
+import sys
+from collections import Counter
 
 import pytest
 
@@ -72,14 +73,16 @@ def test_logprobs_have_the_asked_shape() -> None:
 
 
 def test_lean() -> None:
-    """A decoding step of 200 sequences costs little: its best time is far under a millisecond."""
+    """A decoding step of 200 sequences calls 25 functions a sequence at most: it has to cost far below a millisecond.
+
+    Calls are counted, not seconds, which depend on the machine and on what else runs.
+    """
     core = mock_core(max_num_seqs=256)
     for i in range(200):
         core.submit(request(range(i, i + 5), max_tokens=60), 0.0)
     core.step(0.0)
-    times = []
-    while core.has_work():
-        start = time.perf_counter()
-        core.step(0.0)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.8e-3
+    calls: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, arg: calls.update([event]))
+    core.step(0.0)
+    sys.setprofile(None)
+    assert 200 < calls["call"] + calls["c_call"] < 25 * 200

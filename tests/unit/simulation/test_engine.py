@@ -66,6 +66,7 @@ class Alone:
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
         self.num_tokens: Counter[str] = Counter()
+        self.reports: list[EngineReport] = []
         workload = {item.request_id: item for item in asked.requests}
         self.engine = SimEngine(self.kernel, "e1", spec, workload, self, block=asked.block, heartbeat_s=0.5, jump=jump)
         for number, item in enumerate(asked.requests):
@@ -93,7 +94,7 @@ class Alone:
                 self.last[item.request_id] = self.kernel.now
 
     def report(self, engine: SimEngine, report: EngineReport) -> None:
-        """Nobody listens."""
+        self.reports.append(report)
 
     def lease(self, engine: SimEngine, to: str, message: Message) -> None:
         raise AssertionError("it is alone")
@@ -187,6 +188,21 @@ def test_a_known_prefix_is_not_computed_again() -> None:
     assert result.tokens_cached == 6400
     first, second = (item.ttft_s or 0.0 for item in result.ended)
     assert second < first / 5
+
+
+def test_what_is_known_of_a_prompt_that_waits_is_not_reported_as_work() -> None:
+    """Behind a sequence that takes the only slot, a prompt of 608 tokens waits, of which 576 are in the cache."""
+    asked = [("first", 0.0, 600, 1), ("runs", 10.0, 64, 400), ("waits", 10.5, 608, 1)]
+    requests = [
+        TraceRequest(
+            request_id=name, at=at, prompt_tokens=prompt, output_tokens=answer, blocks=tuple(range(prompt // 64))
+        )
+        for name, at, prompt, answer in asked
+    ]
+    alone = Alone(replace(SMALL, max_num_seqs=1), Trace("known", requests, block=64), jump=True)
+    waiting = [report.gauges for report in alone.reports if report.gauges.waiting]
+    assert {gauges.waiting_tokens for gauges in waiting} == {608}
+    assert {gauges.prefill_tokens for gauges in waiting} == {608 - 576}
 
 
 def test_promised_answers_keep_their_pace_beside_long_prompts() -> None:

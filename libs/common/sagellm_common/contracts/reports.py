@@ -24,8 +24,9 @@ class Gauges(Packed):
     """State of an engine now. `busy` is the share of the last second spent in steps, 0 to 1.
 
     `waiting_tokens` are all tokens of the sequences that wait. Of those that run, `prefilling` have not had their
-    first token yet, and `prefill_tokens` of their tokens are still to be computed. `itl_limit_s`: the promised time
-    from token to token to which steps are kept for the sake of those that decode; 0 if there is none.
+    first token yet. `prefill_tokens` are still to be computed, of these and of those that wait, without what is in the
+    prefix cache. `itl_limit_s`: the promised time from token to token to which steps are kept for the sake of those
+    that decode; 0 if there is none.
     """
 
     pages_total: int

@@ -11,7 +11,7 @@ from sagellm_common.contracts.slo import Priority, Slo
 class Submit(Message):
     """Describe one epoch of a request to the leader; idempotent by (request_id, epoch).
 
-    `block_hashes` are chained hashes of the prompt's index blocks (256 tokens). `delivered_tokens` is how many the
+    `block_hashes` are chained hashes of the prompt's index blocks (32 tokens). `delivered_tokens` is how many the
     client has already, when an epoch above 0 continues a stream. `failed_engines` should not be chosen again.
     """
 

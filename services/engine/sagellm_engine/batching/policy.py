@@ -68,6 +68,7 @@ def _make_room(running: list[SequenceState], waiting: WaitingQueue, pool: PagePo
             victim = min((seq for seq in running if not seq.request.hold), key=_loss_if_preempted)
             running.remove(victim)
             pool.release(victim)
+            pool.foresee(victim)
             waiting.push(victim)
             plan.preemptions += 1
 

@@ -33,5 +33,9 @@ class WaitingQueue:
         del self._sequences[bisect_left(self._sequences, _rank(seq), key=_rank)]
 
     def num_tokens(self) -> int:
-        """Return the number of tokens that wait to be computed."""
+        """Return the number of tokens of all waiting sequences."""
         return sum(len(seq.tokens) for seq in self._sequences)
+
+    def num_new_tokens(self) -> int:
+        """Return how many of them are still to be computed, by what was in the prefix cache when they came."""
+        return sum(len(seq.tokens) - seq.foreseen for seq in self._sequences)

@@ -88,7 +88,7 @@ class EngineCore:
             raise ResourceExhausted(f"{len(self._waiting)} sequences wait already")
         sequences = self._open(request, now)
         if sequences:
-            self._waiting.push(sequences[0])
+            self._wait(sequences[0])
         return True
 
     def release_held(self, key: RequestKey, now: float) -> None:
@@ -192,7 +192,7 @@ class EngineCore:
             waiting_tokens=self._waiting.num_tokens(),
             running_tokens=sum(len(seq.tokens) for seq in self._running),
             prefilling=len(left),
-            prefill_tokens=sum(left),
+            prefill_tokens=sum(left) + self._waiting.num_new_tokens(),
             itl_limit_s=0.0 if self._limit_s == UNBOUNDED else self._limit_s,
         )
 
@@ -326,7 +326,11 @@ class EngineCore:
         entry = self._requests.get(seq.request.key)
         for sibling in entry.sequences if entry is not None else ():
             if sibling.status is SequenceStatus.HELD:
-                self._waiting.push(sibling)
+                self._wait(sibling)
+
+    def _wait(self, seq: SequenceState) -> None:
+        self._pool.foresee(seq)
+        self._waiting.push(seq)
 
     def _last_output(self, seq: SequenceState, finish: FinishReason, error: SageError | None = None) -> TokenOutput:
         return TokenOutput(seq.request.key, seq.choice, seq.num_output, (), None, finish, error, seq.request.group, 0)

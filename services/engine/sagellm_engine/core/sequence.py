@@ -20,8 +20,8 @@ class SequenceState:
     `tokens` is the prompt with everything generated so far. The first `num_computed` have their keys and values in
     `pages`; the step at hand computes `num_scheduled` more. `capacity` is the number of tokens that `pages` hold.
     `prefix_node` and `num_indexed` say how far its full pages are in the prefix index, `block_hash` is the chained hash
-    of its last index block there. `runner_state` is the runner's
-    to write: what it derived from the request once.
+    of its last index block there. `foreseen` tokens of it were in the prefix cache when it began to wait.
+    `runner_state` is the runner's to write: what it derived from the request once.
     """
 
     __slots__ = (
@@ -30,6 +30,7 @@ class SequenceState:
         "capacity",
         "choice",
         "first_unsent",
+        "foreseen",
         "itl_s",
         "num_computed",
         "num_indexed",
@@ -63,6 +64,7 @@ class SequenceState:
         self.status = SequenceStatus.HELD
         self.first_unsent = True
         self.cached_tokens = 0
+        self.foreseen = 0
         self.pages: list[int] = []
         self.capacity = 0
         self.num_computed = 0

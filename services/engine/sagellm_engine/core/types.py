@@ -160,7 +160,9 @@ class StepOutput:
 class EngineGauges:
     """State of the engine between two steps. Pages: free + cached + held by running sequences = total.
 
-    `itl_limit_s` is the promised time from token to token that the last step kept to; 0 if there was none.
+    `prefill_tokens` are still to be computed, of the `prefilling` and of the waiting sequences together; what waiting
+    ones find in the prefix cache does not count. `itl_limit_s` is the promised time from token to token that the last
+    step kept to; 0 if there was none.
     """
 
     pages_total: int

@@ -77,6 +77,10 @@ class PagePool:
         seq.block_hash = self._blocks[nodes[whole - 1].page] if whole else 0
         return True
 
+    def foresee(self, seq: SequenceState) -> None:
+        """Note how much of a sequence would not have to be computed if it were admitted now."""
+        seq.foreseen = len(self._index.match(seq.tokens, len(seq.tokens) - 1)) * PAGE_SIZE
+
     def grow(self, seq: SequenceState) -> bool:
         """Give a running sequence one more page; False if none is left."""
         if not self._free and not self._cached:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from sagellm_common.blocks import BLOCK_TOKENS
 from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_scheduler.queueing.policy import QueuePolicy
 from sagellm_scheduler.routing.router import Router
@@ -37,5 +38,5 @@ class CoreConfig:
     remember_engine_s: float = 60.0
     default_slo: Slo = NO_SLO
     backlog_s: float = 0.2
-    block_tokens: int = 256
+    block_tokens: int = BLOCK_TOKENS
     admission_slack: float | None = 1.0

@@ -101,7 +101,7 @@ class Engine:
         gauges, reserved = self._gauges(), self.reservations
         if gauges is None:
             return reserved.unseen_prefill, reserved.unseen_seqs
-        tokens = gauges.waiting_tokens + gauges.prefill_tokens + reserved.unseen_prefill
+        tokens = gauges.prefill_tokens + reserved.unseen_prefill
         return tokens, gauges.waiting + gauges.prefilling + reserved.unseen_seqs
 
     def limit_s(self) -> float:
