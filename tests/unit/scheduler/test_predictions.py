@@ -83,6 +83,22 @@ def test_a_record_lists_what_was_predicted_for_every_candidate() -> None:
     assert predicted["fast"][0] == pytest.approx(5 + 500 * 0.1, rel=0.2)
 
 
+def test_a_record_shows_what_the_choice_costs_others() -> None:
+    """An engine whose cache makes it quicker for the request is not chosen, for its 30 sequences would wait for the
+    prompt, each 20 ms and more; the record says so in the figures by which it was decided."""
+    driver = Driver.leading(router="predictive")
+    fleet(driver, crowded=FAST, idle=benchmark(8e-3, 1.6e-4, 1.6e-4))
+    driver.report("crowded", running=30, used_pages=200)
+    driver.submit("r1", prompt_tokens=200, max_tokens=20)
+    candidates = {c.engine_id: c for c in last_record(driver).decisions[0].candidates}
+    crowded, idle = candidates["crowded"], candidates["idle"]
+    assert last_record(driver).decisions[0].chosen == "idle"
+    assert (crowded.predicted_ttft_ms or 0.0) < (idle.predicted_ttft_ms or 0.0)
+    assert crowded.predicted_delay_ms == pytest.approx(30 * 200 * 0.1, rel=0.3)
+    assert 0.0 <= (idle.predicted_delay_ms or 0.0) < 20.0
+    assert (crowded.predicted_misses, idle.predicted_misses) == (0.0, 0.0)
+
+
 def test_the_answer_to_a_submit_predicts_the_first_token() -> None:
     """An idle engine promises the prompt's own time; behind a queue the promise is longer."""
     driver = Driver.leading(backlog_s=0.05)

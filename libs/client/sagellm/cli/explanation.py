@@ -6,6 +6,12 @@ from sagellm.cli.console import out
 from sagellm_common.contracts.decisions import Decision, DecisionRecord
 from sagellm_common.contracts.slo import Priority
 
+COLUMNS = (
+    *("", "engine", "first token", "per token", "delays others", "SLOs missed"),
+    *("load", "requests", "cached", "note"),
+)
+LEGEND = "requests: running + waiting + on their way, as the scheduler knew; cached: tokens of the prompt"
+
 
 def print_record(record: DecisionRecord) -> None:
     """Print what was asked, every placement with its candidates, and the outcome."""
@@ -19,6 +25,7 @@ def print_record(record: DecisionRecord) -> None:
     for decision in record.decisions:
         out().print(f"\n{decision_sentence(decision)}", markup=False)
         out().print(_table(decision))
+        out().print(LEGEND, style="dim")
     if not record.decisions:
         out().print("No engine has been chosen for it yet.")
     out().print(f"\n{outcome_sentence(record)}", style="red" if record.error else "green", markup=False)
@@ -40,21 +47,30 @@ def decision_sentence(decision: Decision) -> str:
 
 
 def _table(decision: Decision) -> Table:
-    columns = ("", "engine", "first token", "per token", "load", "running", "waiting", "reserved", "cached", "note")
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(*COLUMNS, box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.columns[COLUMNS.index("engine")].no_wrap = True
     for candidate in decision.candidates:
         is_chosen = candidate.engine_id == decision.chosen
         predicted = (_ms(candidate.predicted_ttft_ms), _ms(candidate.predicted_itl_ms))
-        figures = (f"{candidate.load:.1f}", str(candidate.running), str(candidate.waiting), str(candidate.reserved))
-        cached = str(candidate.cached_tokens)
+        harm = (_ms(candidate.predicted_delay_ms), _count(candidate.predicted_misses))
+        there = f"{candidate.running}+{candidate.waiting}+{candidate.reserved}"
+        figures = (f"{candidate.load:.1f}", there, str(candidate.cached_tokens))
         note = "chosen" if is_chosen else candidate.excluded or ""
         style = "green" if is_chosen else "dim" if candidate.excluded else ""
-        table.add_row("→" if is_chosen else "", candidate.engine_id, *predicted, *figures, cached, note, style=style)
+        table.add_row("→" if is_chosen else "", candidate.engine_id, *predicted, *harm, *figures, note, style=style)
     return table
 
 
 def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+    if value is None:
+        return ""
+    if value >= 10_000:
+        return f"{value / 1e3:,.0f} s"
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def outcome_sentence(record: DecisionRecord) -> str:

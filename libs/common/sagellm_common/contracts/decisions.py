@@ -26,6 +26,10 @@ class Candidate:
         float | None, Field(description="from the gateway's acceptance to the first token")
     ] = None
     predicted_itl_ms: Annotated[float | None, Field(description="mean time from token to token")] = None
+    predicted_misses: Annotated[float | None, Field(description="SLOs missed, its own and others'")] = None
+    predicted_delay_ms: Annotated[
+        float | None, Field(description="by which all others that run or wait are delayed, together")
+    ] = None
     excluded: str | None = None
 
 

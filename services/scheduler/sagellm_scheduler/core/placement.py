@@ -276,6 +276,8 @@ def _listed(submit: Submit, fleet: Fleet, views: _Views, chosen: Engine) -> list
         views.cached[listed].astype(int).tolist(),
         (1e3 * (views.waited_s + expected.first_s[listed])).round(3).tolist(),
         (1e3 * expected.usual_s[listed]).round(3).tolist(),
+        views.missed[listed].round(4).tolist(),
+        (1e3 * expected.delay_s()[listed]).round(3).tolist(),
         views.room[listed].tolist(),
         views.able[listed].tolist(),
         strict=True,
@@ -290,6 +292,8 @@ def _candidate(
     cached: int,
     ttft_ms: float,
     itl_ms: float,
+    misses: float,
+    delay_ms: float,
     has_room: bool,
     is_able: bool,
 ) -> Candidate:
@@ -303,6 +307,8 @@ def _candidate(
         cached_tokens=cached,
         predicted_ttft_ms=ttft_ms,
         predicted_itl_ms=itl_ms,
+        predicted_misses=misses,
+        predicted_delay_ms=delay_ms,
         excluded=None if has_room else _why_excluded(submit, engine, is_able),
     )
 

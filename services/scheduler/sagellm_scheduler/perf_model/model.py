@@ -86,6 +86,10 @@ class Forecast:
     answer: float
     _known: dict[object, Vector] = field(default_factory=dict)
 
+    def delay_s(self) -> Vector:
+        """Seconds [n] by which all others, running and waiting ones, are delayed together."""
+        return self.added_s - self.first_s - self.answer * self.per_s
+
     def first_within(self, limit_s: float) -> Vector:
         """Probability [n] that the first token comes within so many seconds."""
         return _within(self.first_s, self.first_spread, limit_s)
