@@ -24,6 +24,7 @@ NAMES = (
     "cpu_engine",
     "long_run",
     "predictions",
+    "predictions_cpu",
     "validation",
     "scenarios",
     "separation",

@@ -95,8 +95,14 @@ GOALS = (
     ),
     Goal("the same, growth of memory", "long_run", "memory_growth_mib", "MiB", 8.0),
     *(
-        Goal(f"{stack} at 70 % load, {title}", "predictions", f"{stack}.levels.70%.{path}", "", limit)
-        for stack in ("two mock engines", "CPU engine, 135M shape")
+        Goal(f"{traffic} at 70 % load, {title}", benchmark, f"{traffic}.levels.70%.{path}", "", limit)
+        for benchmark, traffic in (
+            ("predictions", "two mock engines, questions, a tight promise"),
+            ("predictions", "two mock engines, chats, a tight promise"),
+            ("predictions_cpu", "CPU engine, 135M shape, questions, a loose promise"),
+            ("predictions_cpu", "CPU engine, 135M shape, questions, a tight promise"),
+            ("predictions_cpu", "CPU engine, 135M shape, chats, a tight promise"),
+        )
         for title, path, limit in (
             ("error of predicted TTFT, median", "ttft_error_p50", 0.1),
             ("error of predicted TTFT, p90", "ttft_error_p90", 0.3),

@@ -2,8 +2,8 @@
 
 Requests of conversation lengths (Azure, scaled) arrive by chance (Poisson) at a share of the highest rate that the
 stack sustains; every decision record says what was predicted and what came. A question is either all new, or the next
-one in a chat whose history is in a cache. Answers are promised a time from token to token; what that is worth, other
-promises show.
+one in a chat whose history is in a cache. Answers are promised a multiple of the time from token to token that one has
+alone; what the promise is worth, a loose one and none show.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,6 @@ from benchmarks.peers.session import prompts
 from benchmarks.shapes import make_model
 from benchmarks.stack import running
 from sagellm.client.nats_async import AsyncNatsClient
-from sagellm.launcher.stack import Stack
 from sagellm_common.bus import Bus, Received
 from sagellm_common.contracts.decisions import DecisionRecord
 from sagellm_common.settings import BusSettings
@@ -31,8 +31,11 @@ from sagellm_common.settings import BusSettings
 LOADS = (0.3, 0.5, 0.7, 0.9)
 MAIN = 0.7
 """The load that goals are about: it is measured for longer."""
-WARM_UP_S, LEVEL_S, MAIN_S, FULL_S = 20.0, 60.0, 120.0, 20.0
+WARM_UP_S, LEVEL_S, MAIN_S, FULL_S = 15.0, 45.0, 120.0, 20.0
 FULL_STREAMS = 48
+ALONE, ALONE_TOKENS = 5, 64
+VOCABULARY = 1000
+TIGHT, LOOSE = 1.6, 3.0
 LONG = 100
 MOCK = {
     "SAGELLM_MOCK_STEP_MS": "24",
@@ -47,26 +50,31 @@ IDLE_CHATS = 12
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A stack, its traffic, and what it promises."""
+    """A stack, its traffic, and the promise, in times from token to token of one request alone; None: no promise."""
 
     name: str
     backend: str
     engines: int
     turns: int
-    promised_ms: float | None
+    pace: float | None
     loads: Sequence[float] = (MAIN,)
 
+    @property
+    def title(self) -> str:
+        """What it is called in the results."""
+        asked = "questions" if self.turns == 1 else "chats"
+        promise = {TIGHT: "a tight promise", LOOSE: "a loose promise", None: "no promise"}[self.pace]
+        return f"{self.name}, {asked}, {promise}"
 
-MOCKS, CPU = ("two mock engines", "mock", 2), ("CPU engine, 135M shape", "cpu", 1)
-SETTINGS = (
-    Setting(*MOCKS, turns=1, promised_ms=40.0, loads=LOADS),
-    Setting(*CPU, turns=TURNS, promised_ms=25.0, loads=LOADS),
-    Setting(*MOCKS, turns=TURNS, promised_ms=40.0),
-    Setting(*CPU, turns=1, promised_ms=25.0),
-    Setting(*CPU, turns=1, promised_ms=12.0),
-    Setting(*MOCKS, turns=1, promised_ms=None),
-    Setting(*CPU, turns=1, promised_ms=None),
-)
+
+def settings(name: str, backend: str, engines: int) -> list[Setting]:
+    """What is measured of a stack."""
+    return [
+        Setting(name, backend, engines, turns=1, pace=TIGHT, loads=LOADS),
+        Setting(name, backend, engines, turns=TURNS, pace=TIGHT, loads=LOADS),
+        Setting(name, backend, engines, turns=1, pace=LOOSE),
+        Setting(name, backend, engines, turns=1, pace=None),
+    ]
 
 
 @dataclass(slots=True)
@@ -85,12 +93,20 @@ class Traffic:
         self._lengths = lengths()
         self._idle: deque[Chat] = deque()
         self._number = 0
+        self._came = asyncio.Event()
         self.records: list[DecisionRecord] = []
 
     def recorded(self, record: DecisionRecord, received: Received) -> None:
         """Take a decision record from the bus."""
         if record.outcome == "finished":
             self.records.append(record)
+            self._came.set()
+
+    async def recorded_all(self, count: int) -> None:
+        """Return once so many records have come."""
+        while len(self.records) < count:
+            self._came.clear()
+            await self._came.wait()
 
     async def request(self) -> None:
         """Send the next request and wait for its end."""
@@ -113,16 +129,25 @@ class Traffic:
             chat.tokens += completion.choices[0].token_ids or []
             self._idle.append(chat)
 
+    async def alone_ms(self) -> float:
+        """Return the median time from token to token of requests that come one after the other."""
+        for number in range(ALONE):
+            prompt = [number + 1] * ALONE_TOKENS
+            await self._client.generate(prompt, model=self._model, max_tokens=ALONE_TOKENS, ignore_eos=True)
+        await self.recorded_all(ALONE)
+        return statistics.median(record.itl_ms or 0.0 for record in self.records)
+
     async def full(self, seconds: float) -> float:
-        """Keep the stack full; return the requests a second that it ends."""
-        end = time.monotonic() + seconds
+        """Keep the stack full; return the requests a second that it ends, once it has been full for a while."""
+        begin = time.monotonic() + WARM_UP_S
+        end = begin + seconds
         done = 0
 
         async def stream() -> None:
             nonlocal done
             while time.monotonic() < end:
                 await self.request()
-                done += time.monotonic() < end
+                done += begin < time.monotonic() < end
 
         await asyncio.gather(*(stream() for _ in range(FULL_STREAMS)))
         return done / seconds
@@ -137,25 +162,17 @@ class Traffic:
                 await asyncio.sleep(chance.expovariate(per_s))
 
 
-async def by_load(stack: Stack, model: str, vocab: int, setting: Setting) -> dict[str, Any]:
+async def by_load(traffic: Traffic, loads: Sequence[float]) -> dict[str, Any]:
     """Find the highest rate, then measure at shares of it."""
-    bus = await Bus.connect(BusSettings(nats_url=stack.plan.nats_url), "bench")
-    client = AsyncNatsClient(stack.plan.nats_url)
-    try:
-        traffic = Traffic(client, model, vocab, setting.turns)
-        await bus.subscribe(bus.settings.subjects.decision("*"), DecisionRecord, traffic.recorded)
-        most = await traffic.full(FULL_S)
-        levels = {}
-        for number, load in enumerate(setting.loads):
-            await traffic.at_rate(most * load, WARM_UP_S, number)
-            traffic.records.clear()
-            await traffic.at_rate(most * load, MAIN_S if load == MAIN else LEVEL_S, 100 + number)
-            levels[f"{load:.0%}"] = _errors(traffic.records)
-            print(f"  {model} at {load:.0%} of {most:.2f} requests/s: {levels[f'{load:.0%}']}", flush=True)
-        return {"requests_per_s_at_full_load": round(most, 2), "levels": levels}
-    finally:
-        await client.aclose()
-        await bus.close()
+    most = await traffic.full(FULL_S)
+    levels = {}
+    for number, load in enumerate(loads):
+        await traffic.at_rate(most * load, WARM_UP_S, number)
+        traffic.records.clear()
+        await traffic.at_rate(most * load, MAIN_S if load == MAIN else LEVEL_S, 100 + number)
+        levels[f"{load:.0%}"] = _errors(traffic.records)
+        print(f"  at {load:.0%} of {most:.2f} requests/s: {levels[f'{load:.0%}']}", flush=True)
+    return {"requests_per_s_at_full_load": round(most, 2), "levels": levels}
 
 
 def _errors(records: list[DecisionRecord]) -> dict[str, float]:
@@ -201,26 +218,33 @@ def _of_best_constant(measured: Sequence[float]) -> list[float]:
     return [abs(value - best) / value for value in measured]
 
 
+@asynccontextmanager
+async def started(setting: Setting, promised_ms: float | None) -> AsyncIterator[Traffic]:
+    """Start the stack, and traffic to it."""
+    env, model, served = MOCK, "mock-model", "mock-model"
+    if setting.backend != "mock":
+        env, model, served = {}, str(make_model("smol135", CACHE / "smol135", BUILTIN)), "smol135"
+    env = env | {"SAGELLM_SLO_ITL_MS": str(promised_ms or "")}
+    running_stack = running(backend=setting.backend, model=model, engines=setting.engines, router="predictive", env=env)
+    async with running_stack as stack, AsyncNatsClient(stack.plan.nats_url) as client:
+        bus = await Bus.connect(BusSettings(nats_url=stack.plan.nats_url), "bench")
+        traffic = Traffic(client, served, VOCABULARY, setting.turns)
+        await bus.subscribe(bus.settings.subjects.decision("*"), DecisionRecord, traffic.recorded)
+        yield traffic
+        await bus.close()
+
+
 async def measured(setting: Setting) -> dict[str, Any]:
-    """Start the stack and measure it."""
-    env = {"SAGELLM_SLO_ITL_MS": str(setting.promised_ms or "")}
-    model = served = "mock-model"
-    if setting.backend == "mock":
-        env |= MOCK
-    else:
-        model, served = str(make_model("smol135", CACHE / "smol135", BUILTIN)), "smol135"
-    stack = running(backend=setting.backend, model=model, engines=setting.engines, router="predictive", env=env)
-    async with stack as started:
-        return await by_load(started, served, 1000, setting)
+    """Start the stack once to see what can be promised, and once to measure it."""
+    promised_ms = None
+    if setting.pace:
+        async with started(setting, None) as traffic:
+            promised_ms = round(setting.pace * await traffic.alone_ms(), 1)
+    async with started(setting, promised_ms) as traffic:
+        print(f"{setting.title}, {promised_ms} ms", flush=True)
+        return {"promised_ms": promised_ms, **await by_load(traffic, setting.loads)}
 
 
 async def run() -> dict[str, Any]:
-    """Two mock engines with a time model, and the CPU engine with the 135M shape."""
-    return {title(setting): {"promised_ms": setting.promised_ms, **await measured(setting)} for setting in SETTINGS}
-
-
-def title(setting: Setting) -> str:
-    """What a setting is called in the results."""
-    asked = "questions" if setting.turns == 1 else "chats"
-    promise = f"{setting.promised_ms:g} ms promised" if setting.promised_ms else "nothing promised"
-    return f"{setting.name}, {asked}, {promise}"
+    """Two mock engines with a time model; `predictions_cpu` measures the CPU engine."""
+    return {setting.title: await measured(setting) for setting in settings("two mock engines", "mock", 2)}

@@ -4,17 +4,39 @@ from typing import Any
 
 from benchmarks.engine_sections import table
 from benchmarks.grid import ORDINARY, OURS
+from benchmarks.predictions import LOOSE, TIGHT, TURNS
 
 NAMES = {"ttft": "TTFT", "itl": "ITL"}
 
 
 def predictions(result: dict[str, Any]) -> list[str]:
-    """How far off predictions are on live stacks."""
+    """How far off predictions are on live stacks of mock engines."""
+    text = f"""Requests of conversation lengths at random times, at shares of the highest rate that the stack
+    sustains; the relative errors (p50 / p90) of what the scheduler predicted when it placed them. Questions are all
+    new; chats have {TURNS} turns, and what was said before is in the cache of the engine that answered, so that the
+    share that was known there stands beside them. A promise is {TIGHT:g} (tight) or {LOOSE:g} (loose) times the
+    time from token to token that one request has alone. The mean time from token to token of a short answer depends
+    on whether prompts come between its tokens that nobody has sent yet when it is predicted; a promise bounds what
+    they take. How much of the error that is, the last two columns show: answers of 100 tokens and more, in which
+    this evens out, and the one number that would have fitted all answers best."""
+    return ["## Predictions on live stacks", " ".join(text.split()), _errors_table(result)]
+
+
+def predictions_cpu(result: dict[str, Any]) -> list[str]:
+    """The same on a live CPU engine."""
+    text = """One engine on two cores, with one to three answers at a time: a prompt that comes between lengthens
+    every step of it by more than its whole decoding, and most answers are as short as a few such steps. That is
+    chance, of which a prediction can only tell the middle."""
+    return ["### On a CPU engine", " ".join(text.split()), _errors_table(result)]
+
+
+def _errors_table(result: dict[str, Any]) -> str:
     rows: list[list[object]] = [
         [
-            name + (f", {stack['promised_ms']:g} ms a token promised" if stack.get("promised_ms") else ""),
+            name + (f", {stack['promised_ms']:g} ms a token" if stack.get("promised_ms") else ""),
             f"{load} of {stack['requests_per_s_at_full_load']:.2f} requests/s",
             level["requests"],
+            f"{level['cached']:.0%}" if "cached" in level else "",
             f"{level['ttft_p50_ms']:,.0f} ms",
             *(
                 f"{level[f'{error}_p50']:.0%} / {level[f'{error}_p90']:.0%}"
@@ -24,18 +46,8 @@ def predictions(result: dict[str, Any]) -> list[str]:
         for name, stack in result.items()
         for load, level in stack["levels"].items()
     ]
-    return [
-        "## Predictions on live stacks",
-        "Requests of conversation lengths at random times, at shares of the highest rate that the stack sustains; the "
-        "relative errors (p50 / p90) of what the scheduler predicted when it placed them. The mean time from token to "
-        "token of a short answer depends on whether prompts come between its tokens that nobody has sent yet when it "
-        "is predicted. How much of the error that is, the last two columns show: answers of 100 tokens and more, in "
-        "which this evens out, and the one number that would have fitted all answers best.",
-        table(
-            ["stack", "load", "requests", "TTFT p50", "TTFT", "ITL", "ITL, long answers", "ITL, by the best constant"],
-            rows,
-        ),
-    ]
+    columns = ["stack", "load", "requests", "known", "TTFT p50", "TTFT", "ITL", "ITL, long answers"]
+    return table([*columns, "ITL, by the best constant"], rows)
 
 
 def scenarios(result: dict[str, Any]) -> list[str]:

@@ -44,6 +44,7 @@ def render(results: dict[str, Any]) -> str:
         "separation": scheduling_sections.separation,
         "scenarios": scheduling_sections.scenarios,
         "predictions": scheduling_sections.predictions,
+        "predictions_cpu": scheduling_sections.predictions_cpu,
         "validation": scheduling_sections.validation,
     }
     for name, section in sections.items():
