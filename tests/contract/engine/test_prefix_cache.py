@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from sagellm_common.blocks import block_hashes
+from sagellm_common.blocks import BLOCK_TOKENS, block_hashes
 from sagellm_common.bus import Received
 from sagellm_common.contracts.kv import KvEvents, SnapshotReply, SnapshotRequest
 from support.engine_peer import EnginePeer
@@ -44,10 +44,10 @@ def prompt(seed: int, length: int) -> list[int]:
 
 
 async def test_blocks_are_told_with_the_hashes_that_gateways_compute(start_engine: StartEngine) -> None:
-    """A prompt of 600 tokens makes two blocks known, in numbered messages; a snapshot has the same blocks."""
+    """A prompt of two blocks and a bit makes two blocks known, in numbered messages; a snapshot has the same blocks."""
     _, peer = await start_engine()
     told = await listen(peer)
-    one, two = prompt(1, 600), prompt(2, 300)
+    one, two = prompt(1, 2 * BLOCK_TOKENS + 2), prompt(2, BLOCK_TOKENS + 2)
     await peer.run(prompt_token_ids=one)
     await eventually(lambda: sum(len(events.stored) for events in told) == 2)
     await peer.run(prompt_token_ids=two)
