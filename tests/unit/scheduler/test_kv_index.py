@@ -89,7 +89,7 @@ def test_what_is_expected_counts_until_it_does_not_come() -> None:
 
 
 def fleet(**settings: object) -> Driver:
-    driver = Driver.leading(**settings)  # type: ignore[arg-type] # as the tests name them
+    driver = Driver.leading(block_tokens=BLOCK, **settings)  # type: ignore[arg-type] # as the tests name them
     for name in ("e1", "e2", "e3"):
         driver.engine(name, max_num_seqs=64, num_pages=100_000, max_model_len=100_000)
     return driver
@@ -129,7 +129,7 @@ def test_a_busy_engine_with_the_prefix_is_not_crowded_for_it(router: str) -> Non
 def test_a_busy_engine_is_worth_waiting_for_where_it_saves_more(router: str, is_waited_for: bool) -> None:
     """An engine with half a second of prompts before it takes one that it knows almost whole, one that it knows nothing
     of goes elsewhere; a router without patience is not offered the busy engine."""
-    driver = Driver.leading(router=router, backlog_s=0.2)
+    driver = Driver.leading(router=router, backlog_s=0.2, block_tokens=BLOCK)
     size: dict[str, Any] = {"max_num_seqs": 64, "num_pages": 100_000, "max_model_len": 100_000}
     driver.engine("busy", kind="k", benchmark=STEPS, **size)
     driver.feed(events.CacheChanged(KvEvents("busy", "i1", 1, list(range(100, 139)))))
@@ -146,7 +146,7 @@ def test_a_busy_engine_is_worth_waiting_for_where_it_saves_more(router: str, is_
 def test_patience_ends_where_waiting_takes_longer_than_it_saves(slo: Slo, queued: int) -> None:
     """A prompt that an engine knows almost whole, a second of work, does not wait six for it, and not two if the first
     token would be late then: it goes to another that is busy for half a second, when that has room."""
-    driver = Driver.leading(router="predictive", backlog_s=0.2, admission_slack=None)
+    driver = Driver.leading(router="predictive", block_tokens=BLOCK, backlog_s=0.2, admission_slack=None)
     size: dict[str, Any] = {"max_num_seqs": 64, "num_pages": 100_000, "max_model_len": 100_000}
     for name, before in (("knows", queued), ("other", 4500)):
         driver.engine(name, kind="k", benchmark=STEPS, **size)
