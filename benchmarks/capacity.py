@@ -70,7 +70,7 @@ def measure(task: Task) -> Row:
         "at_capacity": at_capacity.as_dict(),
         "overload": over.as_dict(),
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "neighbours": NEIGHBOURS,
+        "neighbours": len(NEIGHBOURS),
     }
 
 

@@ -2,7 +2,7 @@
 
 Arrivals squeezed by another factor meet each other differently, so that attainment is not quite monotonic: a load may
 miss by a hair where one 2 % higher does not. Three loads that lie 2 % apart are therefore judged by their mean. Where
-even that dips, the search tries once more beyond.
+even that dips, the search tries twice more beyond.
 """
 
 import statistics
@@ -16,17 +16,17 @@ ATTAINMENT = 0.95
 CLEARLY_MISSED = 0.92
 """So few are in time that neighbours are not asked."""
 FINE = 1.02
-NEIGHBOURS = 3
-"""Loads that are judged together."""
+NEIGHBOURS = (0, -1, 1)
+"""Loads that are judged together, in steps of `FINE` from the one in the middle."""
 CLIMB = 4
-GIVES_UP_AFTER = 2
+GIVES_UP_AFTER = 3
 LEAST = 1e-3
 
 
 def highest(run: Callable[[float], Summary], start: float) -> tuple[float, Summary]:
     """Return the highest load, requests/s within 2 %, at which 95 % meet the SLO, and what it is like there.
 
-    Attainment and goodput are means of three loads; times are those of the middle one.
+    Attainment and goodput are means of the neighbours; times are those of the middle one.
 
     Raises:
         RuntimeError: no load is borne.
@@ -37,7 +37,7 @@ def highest(run: Callable[[float], Summary], start: float) -> tuple[float, Summa
         return run(start * FINE**number)
 
     def around(number: int) -> list[Summary]:
-        return [at(number), at(number - 1), at(number + 1)]
+        return [at(number + step) for step in NEIGHBOURS]
 
     def is_borne(number: int) -> bool:
         if at(number).attainment < CLEARLY_MISSED:

@@ -10,6 +10,7 @@ from sagellm_common.settings import BusSettings
 from support.stack import LocalStack
 
 CHATS, TURNS, SAID, ANSWERED = 4, 3, 20, 80
+PAGE_SIZE = 16
 
 
 @pytest.fixture
@@ -49,4 +50,4 @@ async def test_the_next_question_goes_where_a_short_history_is(client: AsyncNats
     assert found[0] == [0] * CHATS
     for turn, cached in enumerate(found[1:], 1):
         known = turn * (SAID + ANSWERED)  # but for the last token, whose keys and values nobody needed
-        assert cached == [(known - 1) // 16 * 16] * CHATS
+        assert cached == [(known - 1) // PAGE_SIZE * PAGE_SIZE] * CHATS

@@ -83,6 +83,8 @@ def test_lean() -> None:
     core.step(0.0)
     calls: Counter[str] = Counter()
     sys.setprofile(lambda frame, event, arg: calls.update([event]))
-    core.step(0.0)
-    sys.setprofile(None)
+    try:
+        core.step(0.0)
+    finally:
+        sys.setprofile(None)
     assert 200 < calls["call"] + calls["c_call"] < 25 * 200

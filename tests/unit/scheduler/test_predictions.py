@@ -84,8 +84,8 @@ def test_a_record_lists_what_was_predicted_for_every_candidate() -> None:
 
 
 def test_a_record_shows_what_the_choice_costs_others() -> None:
-    """An engine whose cache makes it quicker for the request is not chosen, for its 30 sequences would wait for the
-    prompt, each 20 ms and more; the record says so in the figures by which it was decided."""
+    """An engine that is faster for the request is not chosen, for its 30 sequences would wait for the prompt, each 20
+    ms and more; the record says so in the figures by which it was decided."""
     driver = Driver.leading(router="predictive")
     fleet(driver, crowded=FAST, idle=benchmark(8e-3, 1.6e-4, 1.6e-4))
     driver.report("crowded", running=30, used_pages=200)
@@ -95,7 +95,7 @@ def test_a_record_shows_what_the_choice_costs_others() -> None:
     assert last_record(driver).decisions[0].chosen == "idle"
     assert (crowded.predicted_ttft_ms or 0.0) < (idle.predicted_ttft_ms or 0.0)
     assert crowded.predicted_delay_ms == pytest.approx(30 * 200 * 0.1, rel=0.3)
-    assert 0.0 <= (idle.predicted_delay_ms or 0.0) < 20.0
+    assert idle.predicted_delay_ms == 0.0
     assert (crowded.predicted_misses, idle.predicted_misses) == (0.0, 0.0)
 
 

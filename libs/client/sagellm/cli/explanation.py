@@ -6,11 +6,11 @@ from sagellm.cli.console import out
 from sagellm_common.contracts.decisions import Decision, DecisionRecord
 from sagellm_common.contracts.slo import Priority
 
-COLUMNS = (
-    *("", "engine", "first token", "per token", "delays others", "SLOs missed"),
-    *("load", "requests", "cached", "note"),
+COLUMNS = "", "engine", "first token", "per token", "delays others", "SLOs missed", "load", "requests", "cached", "note"
+LEGEND = (
+    "delays others: those that run or wait there, together; SLOs missed: its own and theirs, expected;\n"
+    "requests: running + waiting + on their way, as the scheduler knew; cached: tokens of the prompt"
 )
-LEGEND = "requests: running + waiting + on their way, as the scheduler knew; cached: tokens of the prompt"
 
 
 def print_record(record: DecisionRecord) -> None:

@@ -28,7 +28,7 @@ class Candidate:
     predicted_itl_ms: Annotated[float | None, Field(description="mean time from token to token")] = None
     predicted_misses: Annotated[float | None, Field(description="SLOs missed, its own and others'")] = None
     predicted_delay_ms: Annotated[
-        float | None, Field(description="by which all others that run or wait are delayed, together")
+        float | None, Field(description="by which the others that run or wait there are delayed, together")
     ] = None
     excluded: str | None = None
 

@@ -24,7 +24,7 @@ class Submit(Message):
     num_choices: int = 1
     delivered_tokens: int = 0
     block_hashes: tuple[int, ...] = ()
-    prefix_hash: int = Field(default=0, description="hash of the prompt's first index block or less, for locality")
+    prefix_hash: int = Field(default=0, description="hash of the prompt's first 256 tokens or less, for locality")
     slo: Slo = Slo()
     cost_budget: float | None = Field(default=None, gt=0, description="most that the request may cost")
     priority: Priority = Priority.NORMAL

@@ -15,6 +15,9 @@ from sagellm_gateway.text.tools import ToolCallParser
 SHORT_CHARS, SHORT_TOKENS = 500, 4096
 # A prompt of a context's tokens has seldom more characters; far longer ones are refused before they are tokenized.
 MAX_CHARS_PER_TOKEN = 64
+LOCAL_TOKENS = 256
+"""Prompts whose first so many tokens are equal go to one engine, by locality: more than most instructions have that
+all chats begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,8 @@ def prepare(request: GenerateRequest, texts: TextModel, max_model_len: int, defa
             f"the prompt has {len(token_ids)} tokens; the model's context is {max_model_len}, answer included",
             param=param,
         )
-    hashes = block_hashes(token_ids)
-    prefix_hash = hashes[0] if hashes else chained_hash(0, token_ids)
-    return Prepared(token_ids, _sampling(request.sampling, room, default_max_tokens), hashes, prefix_hash)
+    sampling = _sampling(request.sampling, room, default_max_tokens)
+    return Prepared(token_ids, sampling, block_hashes(token_ids), chained_hash(0, token_ids[:LOCAL_TOKENS]))
 
 
 def _tokens(request: GenerateRequest, texts: TextModel, max_model_len: int) -> list[int]:

@@ -277,7 +277,7 @@ def _listed(submit: Submit, fleet: Fleet, views: _Views, chosen: Engine) -> list
         (1e3 * (views.waited_s + expected.first_s[listed])).round(3).tolist(),
         (1e3 * expected.usual_s[listed]).round(3).tolist(),
         views.missed[listed].round(4).tolist(),
-        (1e3 * expected.delay_s()[listed]).round(3).tolist(),
+        (1e3 * expected.delay_s[listed]).round(3).tolist(),
         views.room[listed].tolist(),
         views.able[listed].tolist(),
         strict=True,

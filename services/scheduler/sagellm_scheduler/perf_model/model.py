@@ -51,8 +51,8 @@ class Forecast:
     together, by the answer, `beside_s`.
     `step_s`: a step without prompts; others take `stall_s` longer, `stalls` of them a second, and are kept to `bound_s`
     where an SLO is tight, to `bound_before_s` without the request; infinite where no pace is kept. `own_s`: of
-    computing its prompt. `alone_s`: to the first token if nothing else ran there. `backlog_s`: until what waits there
-    is prefilled.
+    computing its prompt. `delay_s`: by which those that run or wait there are delayed together. `alone_s`: to the first
+    token if nothing else ran there. `backlog_s`: until what waits there is prefilled.
 
     The `raw` ones are what the step times alone say, to be compared with what comes; `raw_fleet_s` is the mean of all
     engines where they are even.
@@ -71,6 +71,7 @@ class Forecast:
     before_s: Vector
     beside_s: Vector
     own_s: Vector
+    delay_s: Vector
     added_s: Vector
     others: Vector
     raw_first_s: Vector
@@ -85,10 +86,6 @@ class Forecast:
     bound_before_s: Vector
     answer: float
     _known: dict[object, Vector] = field(default_factory=dict)
-
-    def delay_s(self) -> Vector:
-        """Seconds [n] by which all others, running and waiting ones, are delayed together."""
-        return self.added_s - self.first_s - self.answer * self.per_s
 
     def first_within(self, limit_s: float) -> Vector:
         """Probability [n] that the first token comes within so many seconds."""
@@ -217,6 +214,7 @@ class PerformanceModel:
             before_s=before_s,
             beside_s=beside_s,
             own_s=times.own,
+            delay_s=delay,
             added_s=first_s + work.answer * per_s + delay + before_s + beside_s,
             others=loads.sequences,
             raw_first_s=times.first,

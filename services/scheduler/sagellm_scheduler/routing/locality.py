@@ -6,7 +6,7 @@ from sagellm_scheduler.routing.router import Candidates, Choice
 
 
 class Locality:
-    """Rendezvous hashing of the prompt's first block; a request without its hash goes to the least loaded engine."""
+    """Rendezvous hashing of the prompt's first 256 tokens; a request without that goes to the least loaded engine."""
 
     name = "locality"
 

@@ -66,9 +66,20 @@ def test_equal_prefixes_have_equal_block_hashes() -> None:
 
 
 def test_the_prefix_hash_holds_for_short_prompts_too(texts: TextModel) -> None:
-    """Prompts under one block are told apart; the same prompt has the same hash."""
+    """Short prompts are told apart; the same prompt has the same hash."""
     one, same, other = (prepare(ask(prompt=p), texts, 100, None).prefix_hash for p in ([5, 6], [5, 6], [5, 7]))
     assert one == same != other
+
+
+def test_the_prefix_hash_tells_chats_apart_that_share_instructions(texts: TextModel) -> None:
+    """Chats that begin with the same hundred tokens are not all of one prefix; what comes after 256 does not count."""
+
+    def prefix(*tokens: int) -> int:
+        return prepare(ask(prompt=list(tokens)), texts, 1000, None).prefix_hash
+
+    instructions, question = [7] * 100, [8] * 156
+    assert prefix(*instructions, *question) != prefix(*instructions, *[9] * 156)
+    assert prefix(*instructions, *question) == prefix(*instructions, *question, *[9] * 50)
 
 
 def test_end_tokens_follow_the_options(texts: TextModel) -> None:
