@@ -7,7 +7,7 @@ from benchmarks.engine_sections import table
 from benchmarks.grid import FLEETS, OURS, OVERLOAD, POLICIES, REQUESTS, SPLIT, UNPACED, WEAK, grid
 from benchmarks.search import ATTAINMENT
 
-STATIC_NOTE = "PD by threshold, roles"
+TITLE = "## Load that fleets bear within their SLOs, simulated"
 
 
 def by_cell(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -67,7 +67,9 @@ def _means(values: dict[str, list[float]]) -> dict[str, float]:
 def section(result: dict[str, Any]) -> list[str]:
     """Tables and text."""
     cells, found = by_cell(result), figures(result)
-    policies = list(next(iter(cells.values())))
+    if not cells:
+        return [TITLE, "No cell has been measured with all policies yet."]
+    policies = list(POLICIES)
     loads: list[list[object]] = []
     times: list[list[object]] = []
     for cell, rows in cells.items():
@@ -77,7 +79,7 @@ def section(result: dict[str, Any]) -> list[str]:
         )
         times += [_times(cell, rows[name]) for name in policies]
     return [
-        "## Load that fleets bear within their SLOs, simulated",
+        TITLE,
         _conditions(policies, cells),
         "![load borne by policy](images/capacity.svg)",
         table(["trace, fleet, SLOs", "bound", *policies], loads),
@@ -101,7 +103,8 @@ def _conditions(policies: list[str], cells: dict[str, Any]) -> str:
     which holds as much as all engines together and always keeps what is needed again soonest: for the mean request, or,
     where that is less, for the first tokens of the bursts as they come, if all engines computed each prompt together
     and it were known beforehand which 5 % to give up. {_pace(policies)} The grid is written down in
-    `benchmarks/grid.py`; `python -m benchmarks.capacity --traces FOLDER` runs it. {_lacking(cells)}"""
+    `benchmarks/grid.py`; `python -m benchmarks.capacity --traces FOLDER` runs it,
+    in virtual time, so that the machine makes no difference. {_lacking(cells)}"""
     return " ".join(text.split())
 
 
@@ -160,8 +163,7 @@ def draw(result: dict[str, Any], folder: Path) -> None:
     """Bars of each policy's load over the bound, by cell."""
     from matplotlib.figure import Figure
 
-    cells = by_cell(result)
-    policies = list(next(iter(cells.values())))
+    cells, policies = by_cell(result), list(POLICIES)
     figure = Figure(figsize=(11, 1.0 + 0.75 * len(cells)), layout="constrained")
     axis = figure.subplots()
     height = 0.8 / len(policies)

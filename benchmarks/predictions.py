@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,6 @@ LOADS = (0.3, 0.5, 0.7, 0.9)
 MAIN = 0.7
 """The load that goals are about: it is measured for longer."""
 WARM_UP_S, LEVEL_S, MAIN_S, FULL_S = 15.0, 45.0, 120.0, 20.0
-FULL_STREAMS = 48
 ALONE, ALONE_TOKENS = 5, 64
 VOCABULARY = 1000
 TIGHT, LOOSE = 1.6, 3.0
@@ -57,6 +57,8 @@ class Setting:
     engines: int
     turns: int
     pace: float | None
+    streams: int
+    """So many at once keep it full."""
     loads: Sequence[float] = (MAIN,)
 
     @property
@@ -67,13 +69,14 @@ class Setting:
         return f"{self.name}, {asked}, {promise}"
 
 
-def settings(name: str, backend: str, engines: int) -> list[Setting]:
+def settings(name: str, backend: str, engines: int, streams: int) -> list[Setting]:
     """What is measured of a stack."""
+    stack = partial(Setting, name, backend, engines, streams=streams)
     return [
-        Setting(name, backend, engines, turns=1, pace=TIGHT, loads=LOADS),
-        Setting(name, backend, engines, turns=TURNS, pace=TIGHT, loads=LOADS),
-        Setting(name, backend, engines, turns=1, pace=LOOSE),
-        Setting(name, backend, engines, turns=1, pace=None),
+        stack(turns=1, pace=TIGHT, loads=LOADS),
+        stack(turns=TURNS, pace=TIGHT, loads=LOADS),
+        stack(turns=1, pace=LOOSE),
+        stack(turns=1, pace=None),
     ]
 
 
@@ -88,8 +91,8 @@ class Chat:
 class Traffic:
     """Requests to one stack, and the records of those that have ended."""
 
-    def __init__(self, client: AsyncNatsClient, model: str, vocab: int, turns: int) -> None:
-        self._client, self._model, self._vocab, self._turns = client, model, vocab, turns
+    def __init__(self, client: AsyncNatsClient, model: str, turns: int) -> None:
+        self._client, self._model, self._turns = client, model, turns
         self._lengths = lengths()
         self._idle: deque[Chat] = deque()
         self._number = 0
@@ -114,7 +117,7 @@ class Traffic:
         prompt, generated = self._lengths[self._number % len(self._lengths)]
         chat = self._idle.popleft() if len(self._idle) > IDLE_CHATS else Chat(self._turns)
         said = prompts(1, max(prompt // self._turns, 1), self._number)[0]
-        chat.tokens += [token % self._vocab for token in said]
+        chat.tokens += [token % VOCABULARY for token in said]
         completion = await self._client.generate(
             chat.tokens,
             model=self._model,
@@ -137,8 +140,9 @@ class Traffic:
         await self.recorded_all(ALONE)
         return statistics.median(record.itl_ms or 0.0 for record in self.records)
 
-    async def full(self, seconds: float) -> float:
-        """Keep the stack full; return the requests a second that it ends, once it has been full for a while."""
+    async def full(self, streams: int, seconds: float) -> float:
+        """Keep the stack full with so many requests at once; return how many a second it ends once it has been full
+        for a while."""
         begin = time.monotonic() + WARM_UP_S
         end = begin + seconds
         done = 0
@@ -149,7 +153,7 @@ class Traffic:
                 await self.request()
                 done += begin < time.monotonic() < end
 
-        await asyncio.gather(*(stream() for _ in range(FULL_STREAMS)))
+        await asyncio.gather(*(stream() for _ in range(streams)))
         return done / seconds
 
     async def at_rate(self, per_s: float, seconds: float, seed: int) -> None:
@@ -162,11 +166,11 @@ class Traffic:
                 await asyncio.sleep(chance.expovariate(per_s))
 
 
-async def by_load(traffic: Traffic, loads: Sequence[float]) -> dict[str, Any]:
+async def by_load(traffic: Traffic, setting: Setting) -> dict[str, Any]:
     """Find the highest rate, then measure at shares of it."""
-    most = await traffic.full(FULL_S)
+    most = await traffic.full(setting.streams, FULL_S)
     levels = {}
-    for number, load in enumerate(loads):
+    for number, load in enumerate(setting.loads):
         await traffic.at_rate(most * load, WARM_UP_S, number)
         traffic.records.clear()
         await traffic.at_rate(most * load, MAIN_S if load == MAIN else LEVEL_S, 100 + number)
@@ -228,7 +232,7 @@ async def started(setting: Setting, promised_ms: float | None) -> AsyncIterator[
     running_stack = running(backend=setting.backend, model=model, engines=setting.engines, router="predictive", env=env)
     async with running_stack as stack, AsyncNatsClient(stack.plan.nats_url) as client:
         bus = await Bus.connect(BusSettings(nats_url=stack.plan.nats_url), "bench")
-        traffic = Traffic(client, served, VOCABULARY, setting.turns)
+        traffic = Traffic(client, served, setting.turns)
         await bus.subscribe(bus.settings.subjects.decision("*"), DecisionRecord, traffic.recorded)
         yield traffic
         await bus.close()
@@ -242,9 +246,9 @@ async def measured(setting: Setting) -> dict[str, Any]:
             promised_ms = round(setting.pace * await traffic.alone_ms(), 1)
     async with started(setting, promised_ms) as traffic:
         print(f"{setting.title}, {promised_ms} ms", flush=True)
-        return {"promised_ms": promised_ms, **await by_load(traffic, setting.loads)}
+        return {"promised_ms": promised_ms, **await by_load(traffic, setting)}
 
 
 async def run() -> dict[str, Any]:
     """Two mock engines with a time model; `predictions_cpu` measures the CPU engine."""
-    return {setting.title: await measured(setting) for setting in settings("two mock engines", "mock", 2)}
+    return {setting.title: await measured(setting) for setting in settings("two mock engines", "mock", 2, 48)}

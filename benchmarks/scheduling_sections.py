@@ -24,9 +24,11 @@ def predictions(result: dict[str, Any]) -> list[str]:
 
 def predictions_cpu(result: dict[str, Any]) -> list[str]:
     """The same on a live CPU engine."""
-    text = """One engine on two cores, with one to three answers at a time: a prompt that comes between lengthens
-    every step of it by more than its whole decoding, and most answers are as short as a few such steps. That is
-    chance, of which a prediction can only tell the middle."""
+    text = """One engine on two cores, which decodes one to three answers at a time, most of them short. A prompt takes
+    as long as many of their steps; whether one comes between is chance, of which a prediction can only tell the
+    middle."""
+    if any("cached" not in level for stack in result.values() for level in stack["levels"].values()):
+        text += " Measured before chats were, with a promise of 25 ms, and for a minute at each load."
     return ["### On a CPU engine", " ".join(text.split()), _errors_table(result)]
 
 

@@ -145,13 +145,24 @@ def _fifty(result: dict[str, Any]) -> list[str]:
 
 
 def _machines(results: dict[str, Any]) -> str:
-    machine = next(iter(results.values()))["machine"] if results else {}
-    dates = sorted({result["machine"]["date"] for result in results.values()})
-    packages = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
+    """Each machine that was measured on; what most were measured on comes first, by name are the others."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, result in results.items():
+        machine = result["machine"]
+        groups.setdefault((machine["processor"], machine["cores"], *machine["isa"]), []).append(name)
+    most, *others = sorted(groups.values(), key=len, reverse=True)
+    lines = [_machine([results[name]["machine"] for name in most], "")]
+    lines += [_machine([results[name]["machine"] for name in group], f"{', '.join(group)}: ") for group in others]
+    return "\n\n".join(lines)
+
+
+def _machine(found: list[dict[str, Any]], names: str) -> str:
+    machine = max(found, key=lambda each: str(each["date"]))
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
-        f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('memory_gib')} GiB, "
-        f"{', '.join(machine.get('isa', []))}; Linux {machine.get('kernel')}, Python {machine.get('python')}, "
-        f"{packages}. Measured {', '.join(dates)}."
+        f"{names}{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{', '.join(machine['isa'])}; Linux {machine['kernel']}, Python {machine['python']}, "
+        f"{packages}. Measured {', '.join(sorted({each['date'] for each in found}))}."
     )
 
 
