@@ -170,7 +170,10 @@ class Batcher:
         seq.scheduled = chunk
         step.prefill += chunk
         step.products += chunk * (seq.computed + chunk)
-        return budget - chunk
+        budget -= chunk
+        if seq.computed + chunk < seq.length:
+            return budget
+        return min(budget, self.pace.behind(seq.itl_s, step.decode, step.context))
 
 
 def _rank(seq: Sequence) -> tuple[int, float, int]:

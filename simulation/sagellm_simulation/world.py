@@ -50,7 +50,7 @@ class Scenario:
     pd: str = "adaptive"
     slo: Slo = NO_SLO
     admission_slack: float | None = None
-    backlog_s: float = 0.2
+    backlog_s: float = 0.1
     max_queue_time_s: float = 600.0
     num_gateways: int = 1
     network: NetworkFaults = NO_FAULTS

@@ -28,7 +28,7 @@ class SchedulerSettings(ServiceSettings):
     engine_timeout_s: float = Field(default=2.0, gt=0, description="silence after which an engine counts as lost")
     slo_ttft_ms: float | None = Field(default=None, gt=0, description="SLO of requests that state none: first token")
     slo_itl_ms: float | None = Field(default=None, gt=0, description="SLO of requests that state none: between tokens")
-    backlog_s: float = Field(default=0.2, gt=0, description="prefill that an engine is given ahead of time")
+    backlog_s: float = Field(default=0.1, gt=0, description="prefill that an engine is given ahead of time")
     admission_slack: float | None = Field(
         default=1.0,
         gt=0,

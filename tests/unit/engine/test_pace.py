@@ -55,6 +55,26 @@ def test_where_nothing_is_promised_a_prompt_takes_what_fits() -> None:
     assert steps[0].duration_s > 0.2
 
 
+def test_the_next_prompt_does_not_hold_up_a_first_token_whose_answer_is_promised_its_pace() -> None:
+    """Of two prompts on an idle engine the first, 55 ms of computing, ends after as much and its share of 15 ms at
+    most; the second, of 150 ms, goes on in the next steps."""
+    core = engine(Clock())
+    core.submit(request(range(1000), key="first", max_tokens=1, itl_s=0.015), 0.0)
+    core.submit(request(range(5000, 8000), key="second", max_tokens=1, itl_s=0.015), 0.0)
+    steps = [step for step in drain(core)[1] if step.prefill_tokens]
+    assert steps[0].duration_s == pytest.approx(0.055 + MARGIN * 0.015 - 0.005, rel=0.02)
+    assert sum(step.prefill_tokens for step in steps) == 4000
+    assert len(steps) == 2
+
+
+def test_prompts_without_a_promise_share_a_step() -> None:
+    """The same two prompts, computed at once."""
+    core = engine(Clock())
+    core.submit(request(range(1000), key="first", max_tokens=1), 0.0)
+    core.submit(request(range(5000, 8000), key="second", max_tokens=1), 0.0)
+    assert [step.prefill_tokens for step in drain(core)[1]] == [4000]
+
+
 def test_what_is_lost_anyway_holds_up_nobody() -> None:
     """A step takes 5.4 ms without any prompt: who asks for one cannot be served, and the prompt is not cut for it."""
     assert len(steps_with(answering(Clock(), itl_s=0.001))) == 2

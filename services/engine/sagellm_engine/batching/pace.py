@@ -65,6 +65,14 @@ class Pace:
         each = max(1e-9, self._factors[3] + self._factors[4] * before)
         return max(1, int(prompt_seconds(limit_s, answers_s) / each))
 
+    def behind(self, itl_s: float | None, decode_seqs: int, context_tokens: int) -> int:
+        """Return how many tokens of other prompts may follow in a step in which a prompt ends whose answer is promised
+        `itl_s`: they hold up its first token as they would the next ones."""
+        if itl_s is None:
+            return NO_LIMIT
+        answers_s = self.answers_s(decode_seqs, context_tokens)
+        return self.chunk(promised({itl_s}, answers_s), answers_s, 0)
+
     def _learn(self) -> None:
         samples, self._pending = np.array(self._pending), []
         regression = self._regression

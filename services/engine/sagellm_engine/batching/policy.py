@@ -2,8 +2,9 @@
 
 Running sequences grow first, decoding ones by a token each, prefilling ones by a chunk; what is left of the token
 budget admits waiting ones. Where decoding ones are promised a time from token to token, prompts get no more of a step
-than that leaves. A sequence gets pages for all its tokens when admitted, so that only decoding can run out
-of pages; then the sequence with the least computed work (of the least urgent) gives its pages back and waits again.
+than that leaves; nor do those behind a prompt that ends in the step, whose first token they would hold up. A sequence
+gets pages for all its tokens when admitted, so that only decoding can run out of pages; then the sequence with the
+least computed work (of the least urgent) gives its pages back and waits again.
 The one with the most work is never chosen, so that some request always comes to its end; nor is one whose pages another
 engine may be reading.
 """
@@ -34,14 +35,17 @@ class StepPlan:
     admitted: list[RequestKey] = field(default_factory=list)
     limit_s: float = UNBOUNDED
 
-    def add_chunk(self, seq: SequenceState, budget: int) -> int:
-        """Schedule as much of a sequence's remaining tokens as the budget allows; return the budget left."""
+    def add_chunk(self, seq: SequenceState, budget: int, pace: Pace) -> int:
+        """Schedule as much of a sequence's remaining tokens as the budget allows; return what is left for others."""
         chunk = min(len(seq.tokens) - seq.num_computed, budget)
         seq.num_scheduled = chunk
         self.rows.append(seq)
         self.prefill_tokens += chunk
         self.chunk_x_context += chunk * (seq.num_computed + chunk)
-        return budget - chunk
+        budget -= chunk
+        if seq.num_computed + chunk < len(seq.tokens):
+            return budget
+        return min(budget, pace.behind(seq.itl_s, self.decode_seqs, self.context_tokens))
 
 
 def plan_step(
@@ -58,7 +62,7 @@ def plan_step(
     _make_room(running, waiting, pool, plan)
     budget = _grow_running(running, plan, max_batch_tokens, pace)
     if not plan.preemptions:
-        _admit_waiting(running, waiting, pool, plan, budget, max_num_seqs)
+        _admit_waiting(running, waiting, pool, plan, pace, budget, max_num_seqs)
     return plan
 
 
@@ -99,7 +103,7 @@ def _grow_running(running: list[SequenceState], plan: StepPlan, budget: int, pac
     budget = min(budget - len(rows), allowed)
     for seq in prefilling:
         if budget > 0:
-            budget = plan.add_chunk(seq, budget)
+            budget = plan.add_chunk(seq, budget, pace)
     return budget
 
 
@@ -108,6 +112,7 @@ def _admit_waiting(
     waiting: WaitingQueue,
     pool: PagePool,
     plan: StepPlan,
+    pace: Pace,
     budget: int,
     max_num_seqs: int,
 ) -> None:
@@ -120,4 +125,4 @@ def _admit_waiting(
         running.append(seq)
         plan.cached_tokens += seq.cached_tokens
         plan.admitted.append(seq.request.key)
-        budget = plan.add_chunk(seq, budget)
+        budget = plan.add_chunk(seq, budget, pace)

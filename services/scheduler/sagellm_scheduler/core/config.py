@@ -37,6 +37,6 @@ class CoreConfig:
     reconcile_every_s: float = 10.0
     remember_engine_s: float = 60.0
     default_slo: Slo = NO_SLO
-    backlog_s: float = 0.2
+    backlog_s: float = 0.1
     block_tokens: int = BLOCK_TOKENS
     admission_slack: float | None = 1.0
