@@ -143,7 +143,7 @@ def test_a_request_without_engine_holds_up_nobody_behind_it() -> None:
 
 def test_a_large_prompt_is_not_starved_by_small_ones() -> None:
     """While KV memory is short the head of the queue waits for room and those behind it wait too."""
-    driver = Driver.leading()
+    driver = Driver.leading(backlog_s=60.0)
     driver.engine("e1", num_pages=100, page_size=16, max_num_seqs=8)
     driver.report("e1", running=1, used_pages=60)
     driver.submit("big", prompt_tokens=900)

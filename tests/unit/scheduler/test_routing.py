@@ -96,7 +96,7 @@ def test_random_is_even_and_repeats_with_its_seed() -> None:
 @pytest.mark.parametrize("field", ["user", "session"])
 def test_affinity_keeps_a_user_on_one_engine(field: str) -> None:
     """All requests of one user or session go to the same engine, and users are spread over all."""
-    driver = Driver.leading(router="affinity")
+    driver = Driver.leading(router="affinity", backlog_s=60.0)
     fleet(driver, "a", "b", "c", "d", slots=1000)
     for number in range(400):
         driver.submit(f"r{number}", **{field: f"u{number % 40}"})

@@ -27,7 +27,7 @@ def times(scale: float = 1.0) -> tuple[tuple[float, int, int, int, int, int], ..
 
 def pair_of(policy: str = "threshold", **fields: Any) -> Driver:
     """One engine that prefills and one that decodes."""
-    made = Driver.leading(separation=SEPARATION_POLICIES.make(policy), admission_slack=None)
+    made = Driver.leading(separation=SEPARATION_POLICIES.make(policy), admission_slack=None, backlog_s=0.2)
     for engine_id, role in (("p", "prefill"), ("d", "decode")):
         made.engine(engine_id, role=role, handoff="x", kv_bytes_per_token=1000, benchmark=times(), kind="k", **fields)
     return made
