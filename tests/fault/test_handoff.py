@@ -191,11 +191,13 @@ async def watch(kept_pair: Pair) -> AsyncIterator[Watch]:
     """The pair, ready, and what is heard of it."""
     bus = await Bus.connect(kept_pair.stack.settings, "test")
     watch = Watch(kept_pair, bus)
-    await watch.listen()
-    await watch.ready()
-    yield watch
-    kept_pair.go_on()
-    await bus.close()
+    try:
+        await watch.listen()
+        await watch.ready()
+        yield watch
+    finally:
+        kept_pair.go_on()
+        await bus.close()
 
 
 class Client:

@@ -76,7 +76,9 @@ class LocalStack:
             counts[report.engine_id] += 1
 
         heard = await bus.subscribe(self.settings.subjects.engine_metrics("*"), EngineReport, note)
-        await eventually(lambda: all(counts[name] >= 2 for name in alive), what="reports of all engines")
+        await eventually(
+            lambda: all(counts[name] >= 2 for name in alive), START_TIMEOUT_S, f"reports of {', '.join(alive)}"
+        )
         await heard.unsubscribe()
 
     async def _is_ready(self, client: httpx.AsyncClient, engines: int) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0, what: str = "the condition") -> None:
+async def eventually(condition: Callable[[], bool], timeout_s: float = 30.0, what: str = "the condition") -> None:
     """Return as soon as `condition()` holds; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -14,7 +14,7 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0, wha
 
 
 async def eventually_async(
-    condition: Callable[[], Awaitable[bool]], timeout_s: float = 10.0, what: str = "the condition"
+    condition: Callable[[], Awaitable[bool]], timeout_s: float = 30.0, what: str = "the condition"
 ) -> None:
     """Like `eventually`, for a condition that must be awaited."""
     deadline = time.monotonic() + timeout_s
