@@ -69,9 +69,9 @@ class Setting:
         return f"{self.name}, {asked}, {promise}"
 
 
-def settings(name: str, backend: str, engines: int, streams: int) -> list[Setting]:
+def settings(name: str, backend: str, *, engines: int, streams: int) -> list[Setting]:
     """What is measured of a stack."""
-    stack = partial(Setting, name, backend, engines, streams=streams)
+    stack = partial(Setting, name, backend, engines=engines, streams=streams)
     return [
         stack(turns=1, pace=TIGHT, loads=LOADS),
         stack(turns=TURNS, pace=TIGHT, loads=LOADS),
@@ -251,4 +251,5 @@ async def measured(setting: Setting) -> dict[str, Any]:
 
 async def run() -> dict[str, Any]:
     """Two mock engines with a time model; `predictions_cpu` measures the CPU engine."""
-    return {setting.title: await measured(setting) for setting in settings("two mock engines", "mock", 2, 48)}
+    asked = settings("two mock engines", "mock", engines=2, streams=48)
+    return {setting.title: await measured(setting) for setting in asked}

@@ -7,4 +7,5 @@ from benchmarks.predictions import measured, settings
 
 async def run() -> dict[str, Any]:
     """Measure under questions and chats, by load and promise."""
-    return {setting.title: await measured(setting) for setting in settings("CPU engine, 135M shape", "cpu", 1, 12)}
+    asked = settings("CPU engine, 135M shape", "cpu", engines=1, streams=12)
+    return {setting.title: await measured(setting) for setting in asked}

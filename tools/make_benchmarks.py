@@ -56,7 +56,7 @@ def render(results: dict[str, Any]) -> str:
     for name in ("cpu_engine", "long_run", "quality"):
         if name in results:
             parts += getattr(engine_sections, name)(results[name]["result"])
-    return "\n\n".join([*parts, "## Machine", _machines(results)]) + "\n"
+    return "\n\n".join([*parts, "## Machine", *_machines(results), _software(results)]) + "\n"
 
 
 def _overhead(result: dict[str, Any]) -> list[str]:
@@ -144,31 +144,42 @@ def _fifty(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _machines(results: dict[str, Any]) -> str:
-    """Each machine that was measured on; what most were measured on comes first, by name are the others."""
+def _machines(results: dict[str, Any]) -> list[str]:
+    """A line for each machine that was measured on; what most were measured on comes first, by name are the others."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, result in results.items():
         machine = result["machine"]
         groups.setdefault((machine["processor"], machine["cores"], *machine["isa"]), []).append(name)
-    most, *others = sorted(groups.values(), key=len, reverse=True)
-    lines = [_machine([results[name]["machine"] for name in most], "")]
-    lines += [_machine([results[name]["machine"] for name in group], f"{', '.join(group)}: ") for group in others]
-    return "\n\n".join(lines)
+    lines = []
+    for number, names in enumerate(sorted(groups.values(), key=len, reverse=True)):
+        found = [results[name]["machine"] for name in names]
+        lines.append(("" if number == 0 else f"{', '.join(names)}: ") + _machine(found))
+    return lines
 
 
-def _machine(found: list[dict[str, Any]], names: str) -> str:
-    machine = max(found, key=lambda each: str(each["date"]))
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+def _machine(found: list[dict[str, Any]]) -> str:
+    machine = _latest(found)
     return (
-        f"{names}{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{', '.join(machine['isa'])}; Linux {machine['kernel']}, Python {machine['python']}, "
-        f"{packages}. Measured {', '.join(sorted({each['date'] for each in found}))}."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{', '.join(machine['isa'])}. Measured {', '.join(sorted({each['date'] for each in found}))}."
     )
+
+
+def _software(results: dict[str, Any]) -> str:
+    """What ran on the machines the last time."""
+    machine = _latest([result["machine"] for result in results.values()])
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return f"Linux {machine['kernel']}, Python {machine['python']}, {packages}."
+
+
+def _latest(machines: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(machines, key=lambda each: str(each["date"]))
 
 
 def figures(results: dict[str, Any]) -> str:
     """The README's block."""
-    return f"<!-- figures -->\n## Figures\n\n{LEGEND}\n\n{table(results)}\n\n{_machines(results)}\n<!-- /figures -->"
+    machines = "\n\n".join(_machines(results))
+    return f"<!-- figures -->\n## Figures\n\n{LEGEND}\n\n{table(results)}\n\n{machines}\n<!-- /figures -->"
 
 
 if __name__ == "__main__":
