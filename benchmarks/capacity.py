@@ -21,7 +21,7 @@ from benchmarks.grid import FLEETS, OVERLOAD, POLICIES, REQUESTS, SPLIT, TRACES,
 from benchmarks.machine import describe
 from benchmarks.search import ATTAINMENT, NEIGHBOURS, highest
 from sagellm_common.contracts.slo import Slo
-from sagellm_simulation.bound import bound
+from sagellm_simulation.bound import bound, new_by_recency
 from sagellm_simulation.bursts import burst_bound
 from sagellm_simulation.report import Summary, summarise
 from sagellm_simulation.specs import parse_engines
@@ -57,6 +57,7 @@ def measure(task: Task) -> Row:
     engines, policy = parse_engines(FLEETS[cell.fleet]), POLICIES[name]
     mean = bound(engines, trace, cell.itl_ms / 1e3)
     limit = min(mean, burst_bound(engines, trace, cell.ttft_ms / 1e3, ATTAINMENT))
+    by_recency = min(limit, bound(engines, trace, cell.itl_ms / 1e3, new_by_recency))
     rate, at_capacity = highest(lambda at: run(cell, policy, trace, at), near or 0.4 * limit)
     over = run(cell, policy, trace, OVERLOAD * rate, admission=True)
     return {
@@ -65,6 +66,7 @@ def measure(task: Task) -> Row:
         "policy": name,
         "bound": round(limit, 3),
         "bound_of_means": round(mean, 3),
+        "bound_by_recency": round(by_recency, 3),
         "capacity": round(rate, 3),
         "goodput": round(at_capacity.goodput, 3),
         "at_capacity": at_capacity.as_dict(),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import capacity
-from benchmarks.capacity_report import by_cell, figures
+from benchmarks.capacity_report import by_cell, figures, section
 from benchmarks.grid import OURS, POLICIES, grid
 
 CELLS = [cell.name for cell in grid()]
@@ -69,3 +69,15 @@ def test_goals_are_about_whole_cells(kept: Path) -> None:
     assert result["goals"] == figures(result)
     assert result["goals"]["least_of_best"] == pytest.approx(1.5)
     assert result["goals"]["gap_closed"] == pytest.approx(0.5)
+
+
+def test_what_a_cache_without_foresight_leaves_is_said_where_prompts_come_again(kept: Path) -> None:
+    """A cell whose bound is owed to knowing the future names ours as a share of both bounds; others say nothing."""
+    for policy in POLICIES:
+        capacity.keep(row(CELLS[0], policy) | {"bound_by_recency": 20.0})
+        capacity.keep(row(CELLS[-1], policy) | {"bound_by_recency": 12.5})
+    at_capacity = dict.fromkeys(("ttft_p50", "ttft_p99", "itl_p50", "itl_p99", "utilisation"), 0.5)
+    result = json.loads(kept.read_text())["result"]
+    for each in result["rows"]:
+        each["at_capacity"] = at_capacity
+    assert f"ours bears: {CELLS[-1]}: 80% instead of 50%." in "\n".join(section(result))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sagellm_common.contracts.slo import Slo
 from sagellm_scheduler.perf_model.capacity import answers_per_s, prefills_per_s, requests_per_s
-from sagellm_simulation.bound import bound, limits_of, mix_of, new_tokens
+from sagellm_simulation.bound import bound, limits_of, mix_of, new_by_recency, new_tokens
 from sagellm_simulation.report import summarise
 from sagellm_simulation.specs import H100_8B, H200_8B
 from sagellm_simulation.trace import Trace, TraceRequest
@@ -44,6 +44,23 @@ def test_a_small_cache_keeps_what_is_needed_soonest() -> None:
     assert sum(new == 520 for new in new_tokens(trace)) == 3
     assert sum(new == 520 for new in new_tokens(trace, 2 * 512)) == 3 + 3
     assert all(new == 520 for new in new_tokens(trace, 511))
+    assert all(new == 520 for new in new_by_recency(trace, 2 * 512))
+    assert sum(new == 520 for new in new_by_recency(trace, 3 * 512)) == 3
+
+
+def test_a_cache_that_goes_by_recency_gives_up_the_ends_of_old_prompts_first() -> None:
+    """Of three blocks and one more, three are kept: the first prompt's last one is given up, and nothing behind a
+    block that is gone is found."""
+    prompts = [(1, 2, 3), (4,), (1, 2, 3), (4,), (3,)]
+    trace = Trace(
+        "ends",
+        [
+            TraceRequest(request_id=f"r{n}", at=float(n), prompt_tokens=1600, output_tokens=1, blocks=blocks)
+            for n, blocks in enumerate(prompts)
+        ],
+    )
+    found = [(1600 - new) // 512 for new in new_by_recency(trace, 3 * 512)]
+    assert found == [0, 0, 2, 0, 0]
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=1), min_size=1, max_size=7), st.integers(1, 3))
