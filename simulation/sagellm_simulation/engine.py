@@ -473,6 +473,7 @@ class SimEngine:
             len(left),
             sum(left) + sum(seq.length - seq.foreseen for seq in batch.waiting),
             0.0 if batch.limit_s == UNBOUNDED else batch.limit_s,
+            sum(bool(seq.hand_to) for seqs in (batch.running, batch.waiting) for seq in seqs),
         )
 
     def _progress(self) -> dict[str, list[Progress]]:

@@ -56,6 +56,7 @@ def report(
     state: str = "ready",
     kv_number: int = 0,
     itl_limit_s: float = 0.0,
+    leaving: int = 0,
 ) -> EngineReport:
     """A report with the gauges that matter to the scheduler."""
     gauges = Gauges(
@@ -68,6 +69,7 @@ def report(
         running_tokens=used_pages * engine.page_size,
         busy=0.5,
         itl_limit_s=itl_limit_s,
+        leaving=leaving,
     )
     return EngineReport(
         engine.engine_id,

@@ -231,6 +231,23 @@ def test_a_request_that_is_over_is_not_adopted() -> None:
     core.check_invariants()
 
 
+def test_the_gauges_tell_prompts_that_are_for_other_engines() -> None:
+    """Whether they run or wait, until they are complete; those that are answered here do not count."""
+    core = mock_core(max_batch_tokens=32, max_num_seqs=2)
+    first, second, third = request(PROMPT, hold=True), request(PROMPT, max_tokens=9), request(PROMPT * 2, hold=True)
+    for item in (first, second, third):
+        core.submit(item, 0.0)
+    core.step(0.0)
+    gauges = core.gauges()
+    assert (gauges.running, gauges.waiting, gauges.leaving) == (1, 2, 2)
+    while core.has_work():
+        core.step(0.0)
+    assert core.gauges().leaving == 0
+    for item in (first, third):
+        core.release_held(item.key, 0.0)
+    core.check_invariants()
+
+
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_a_prefill_that_is_given_up_leaves_nothing(steps: int) -> None:
     """Released before its first step, in the middle, and when it is complete."""

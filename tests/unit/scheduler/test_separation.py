@@ -158,6 +158,31 @@ def test_both_engines_are_reserved_until_their_reports_tell() -> None:
     assert here.reservations.seqs == 0
 
 
+def test_prompts_for_another_engine_are_no_answers_here() -> None:
+    """They take a slot of the prefill engine, and nobody there waits for their next token: neither before it has
+    seen the assignment, nor by its reports, nor when these are old."""
+    driver = pair_of()
+    driver.submit("r", prompt_tokens=1000)
+    fleet = driver.core.fleet
+    there, here = fleet.get("p"), fleet.get("d")
+    assert there is not None
+    assert here is not None
+
+    def slots_and_answers() -> list[tuple[float, float]]:
+        columns = fleet.columns
+        return [(columns.seqs[engine.slot], columns.loads.sequences[engine.slot]) for engine in (there, here)]
+
+    assert slots_and_answers() == [(1, 0), (1, 1)]
+    driver.report("p", running=3, waiting=1, leaving=3, last_assignment=1)
+    driver.report("d", waiting=1, last_assignment=1)
+    assert slots_and_answers() == [(4, 1), (1, 1)]
+    driver.report("p", last_assignment=1)
+    driver.submit("later", prompt_tokens=1000)
+    driver.core.fleet.age(driver.now + 1.5)
+    assert there.is_stale
+    assert slots_and_answers()[0] == (1, 0)
+
+
 def test_a_request_that_is_withdrawn_frees_both() -> None:
     """Before either engine has seen it."""
     driver = pair_of()

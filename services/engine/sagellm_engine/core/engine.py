@@ -194,6 +194,7 @@ class EngineCore:
             prefilling=len(left),
             prefill_tokens=sum(left) + self._waiting.num_new_tokens(),
             itl_limit_s=0.0 if self._limit_s == UNBOUNDED else self._limit_s,
+            leaving=sum(seq.request.hold for seq in self._running) + self._waiting.num_leaving(),
         )
 
     def take_cache_changes(self) -> CacheChanges | None:

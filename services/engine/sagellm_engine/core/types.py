@@ -162,7 +162,7 @@ class EngineGauges:
 
     `prefill_tokens` are still to be computed, of the `prefilling` and of the waiting sequences together; what waiting
     ones find in the prefix cache does not count. `itl_limit_s` is the promised time from token to token that the last
-    step kept to; 0 if there was none.
+    step kept to; 0 if there was none. `leaving` of the running and waiting ones are prompts for other engines.
     """
 
     pages_total: int
@@ -175,6 +175,7 @@ class EngineGauges:
     prefilling: int = 0
     prefill_tokens: int = 0
     itl_limit_s: float = 0.0
+    leaving: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

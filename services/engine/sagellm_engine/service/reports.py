@@ -101,6 +101,7 @@ class Reporter:
             gauges.prefilling,
             gauges.prefill_tokens,
             gauges.itl_limit_s,
+            gauges.leaving,
         )
 
     def _forget_old_steps(self, now: float) -> None:

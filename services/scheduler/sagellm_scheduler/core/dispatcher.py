@@ -197,7 +197,7 @@ class Dispatcher:
         self._reserve(request, assignment.engine_id, assignment.incarnation, reservation, now)
         if prefill is not None:
             mark = (assignment.leader_epoch, prefill.number)
-            there = replace(reservation, mark=mark, tokens=prompt, prefill=new, brief=True, itl_s=0.0)
+            there = replace(reservation, mark=mark, tokens=prompt, prefill=new, leaving=True, itl_s=0.0)
             self._reserve(request, prefill.engine_id, prefill.incarnation, there, now)
 
     def _reserve(

@@ -75,6 +75,11 @@ class Engine:
             return self.reservations.seqs
         return gauges.running + gauges.waiting + self.reservations.unseen_seqs
 
+    def answers(self) -> int:
+        """How many of these it answers itself: the others are prompts for other engines."""
+        gauges = self._gauges()
+        return self.seqs() - self.reservations.unseen_leaving - (0 if gauges is None else gauges.leaving)
+
     def tokens(self) -> int:
         """KV tokens spoken for: the larger of what is in use and what all in flight are expected to need."""
         gauges = self._gauges()

@@ -263,7 +263,7 @@ class Fleet:
         loads.coefficients[slot] = engine.times.coefficients
         loads.knee[slot] = engine.times.knee
         loads.decoding[slot] = engine.decoding()
-        loads.sequences[slot] = self.columns.seqs[slot]
+        loads.sequences[slot] = engine.answers()
         loads.context[slot] = engine.context()
         loads.prefill_share[slot] = engine.times.prefill_share
         loads.stalls[slot] = engine.times.stalls_per_s

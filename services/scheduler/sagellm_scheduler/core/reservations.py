@@ -12,8 +12,9 @@ Mark = tuple[LeaderEpoch, int]
 @dataclass(slots=True)
 class Reservation:
     """What one assigned request is expected to take: sequence slots, KV tokens for prompt and answer, and the tokens
-    of its prompt that have to be computed. A `brief` one ends when the engine has seen it: its reports tell then.
-    `itl_s` is the time from token to token that its answer is promised there, 0 if none is."""
+    of its prompt that have to be computed. One that is `leaving` is answered by another engine, and ends when this one
+    has seen it: its reports tell then. `itl_s` is the time from token to token that its answer is promised there, 0 if
+    none is."""
 
     request_id: str
     mark: Mark
@@ -21,7 +22,7 @@ class Reservation:
     tokens: int
     expires_at: float
     prefill: int = 0
-    brief: bool = False
+    leaving: bool = False
     itl_s: float = 0.0
 
 
@@ -35,7 +36,7 @@ class Reservations:
         self._in_flight: dict[str, Reservation] = {}
         self._unseen: dict[str, Reservation] = {}
         self._promised: Counter[float] = Counter()
-        self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = self.unseen_prefill = 0
+        self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = self.unseen_prefill = self.unseen_leaving = 0
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -43,7 +44,7 @@ class Reservations:
     def add(self, reservation: Reservation, *, seen: bool = False) -> None:
         """Reserve; an earlier reservation of the same request is replaced."""
         self.release(reservation.request_id)
-        if seen and reservation.brief:
+        if seen and reservation.leaving:
             return
         self._in_flight[reservation.request_id] = reservation
         self.seqs += reservation.seqs
@@ -55,6 +56,7 @@ class Reservations:
             self.unseen_seqs += reservation.seqs
             self.unseen_tokens += reservation.tokens
             self.unseen_prefill += reservation.prefill
+            self.unseen_leaving += reservation.seqs * reservation.leaving
 
     def release(self, request_id: str) -> None:
         """Free what a request has reserved, if anything."""
@@ -70,7 +72,7 @@ class Reservations:
     def acknowledge(self, mark: Mark) -> None:
         """The engine has seen assignments up to `mark`: from now on its reports count them."""
         for request_id in [key for key, reservation in self._unseen.items() if reservation.mark <= mark]:
-            if self._unseen[request_id].brief:
+            if self._unseen[request_id].leaving:
                 self.release(request_id)
             else:
                 self._see(request_id)
@@ -96,3 +98,4 @@ class Reservations:
             self.unseen_seqs -= reservation.seqs
             self.unseen_tokens -= reservation.tokens
             self.unseen_prefill -= reservation.prefill
+            self.unseen_leaving -= reservation.seqs * reservation.leaving

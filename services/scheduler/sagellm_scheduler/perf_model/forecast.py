@@ -18,8 +18,8 @@ LN_2 = 0.6931
 class Loads:
     """What engines have to do before and beside a new request; shape [n] each, `coefficients` [n, 6].
 
-    `kind` numbers the kinds of engines. `decoding`: sequences that decode now. `sequences`: all that it has or will
-    have, those still to be prefilled included. `context`: tokens of all their contexts. `ends`: when the step under way
+    `kind` numbers the kinds of engines. `decoding`: sequences that decode now. `sequences`: all that do or will,
+    those still to be prefilled included. `context`: tokens of all their contexts. `ends`: when the step under way
     ends, on the scheduler's clock. `backlog`: prefill tokens for the steps after it, those of `prompts` prompts.
     `comes`: prefill tokens a second that it gets. `budget`: tokens of a step. `prefill_share`: share of the time that
     goes into prefill, in `stalls` steps a second. `limit`: the time from token to token to which it keeps its steps, 0
