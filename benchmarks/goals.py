@@ -99,9 +99,12 @@ GOALS = (
         for benchmark, traffic in (
             ("predictions", "two mock engines, questions, a tight promise"),
             ("predictions", "two mock engines, chats, a tight promise"),
+            ("predictions", "two mock engines, questions, a loose promise"),
+            ("predictions", "two mock engines, questions, no promise"),
             ("predictions_cpu", "CPU engine, 135M shape, questions, a loose promise"),
             ("predictions_cpu", "CPU engine, 135M shape, questions, a tight promise"),
             ("predictions_cpu", "CPU engine, 135M shape, chats, a tight promise"),
+            ("predictions_cpu", "CPU engine, 135M shape, questions, no promise"),
         )
         for title, path, limit in (
             ("error of predicted TTFT, median", "ttft_error_p50", 0.1),
@@ -115,6 +118,7 @@ GOALS = (
     Goal("a day under the planner, SLO met", "planner", "attainment", "", 0.99, True),
     Goal("the same, engine-hours", "planner", "of_oracle", "× the oracle's", 1.15),
     Goal("12,000 requests through 16 simulated engines", "simulator", "off.seconds", "s", 10.0),
+    Goal("the same with adaptive separation", "simulator", "adaptive.seconds", "s", 10.0),
     Goal("load borne, over the best static policy, least", "capacity", "goals.least_of_best", "", 0.99, True),
     Goal("traces with 1.3 times the weak policies' load", "capacity", "goals.traces_over_weak", "traces", 2, True),
     Goal("gap from the best static policy to the bound, closed", "capacity", "goals.gap_closed", "", 0.5, True),

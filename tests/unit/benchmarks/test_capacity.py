@@ -24,6 +24,7 @@ def row(cell: str, policy: str, goodput: float = 10.0, date: str = "2026-01-01 1
     """A measured row."""
     over = {"goodput": goodput * 0.9}
     found = {"cell": cell, "trace": cell.split(",")[0], "policy": policy, "bound": 20.0, "goodput": goodput}
+    found |= {"bound_of_means": 25.0}
     return {**found, "capacity": goodput + 0.5, "overload": over, "date": date}
 
 
@@ -69,6 +70,7 @@ def test_goals_are_about_whole_cells(kept: Path) -> None:
     assert result["goals"] == figures(result)
     assert result["goals"]["least_of_best"] == pytest.approx(1.5)
     assert result["goals"]["gap_closed"] == pytest.approx(0.5)
+    assert result["goals"]["gap_closed_of_means"] == pytest.approx(1 / 3)
 
 
 def test_what_a_cache_without_foresight_leaves_is_said_where_prompts_come_again(kept: Path) -> None:

@@ -8,6 +8,8 @@ from unittest import mock
 import pytest
 
 from sagellm.cli.main import main
+from sagellm.cli.simulation import Asked, picture
+from sagellm.cli.simulation import run as simulated
 
 SMALL = ["simulate", "--first", "60", "--rate", "20", "--engines", "1*h200-8b"]
 
@@ -62,6 +64,35 @@ def test_a_trace_and_an_engine_of_ones_own(capsys: pytest.CaptureFixture[str], t
     assert figures["finished"] == 2
     assert figures["itl_p50"] == pytest.approx(0.0101, abs=2e-4)
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_the_picture_shows_all_that_policies_differ_in() -> None:
+    """Both times as curves with the SLO; attainment, goodput, use and cost as a bar for each policy."""
+    asked = Asked(
+        trace=None,
+        engines="1*h200-8b",
+        policies=("random", "predictive"),
+        rate=20.0,
+        first=40,
+        ttft_ms=300.0,
+        itl_ms=30.0,
+        admission=False,
+        seed=1,
+    )
+    runs = simulated(asked, quiet=True)
+    times, bars = (lambda axes: (axes[:2], axes[2:]))(picture(runs).axes)
+    for axis, limit in zip(times, (300.0, 30.0), strict=True):
+        assert [line.get_label() for line in axis.lines] == ["random", "predictive", "SLO"]
+        assert list(axis.lines[-1].get_xdata()) == [limit, limit]
+    shown = [[bar.get_width() for bar in axis.patches] for axis in bars]
+    summaries = [item.summary for item in runs]
+    assert shown == [
+        [100.0 * each.attainment for each in summaries],
+        [each.goodput for each in summaries],
+        [100.0 * each.utilisation for each in summaries],
+        [each.cost for each in summaries],
+    ]
+    assert [text.get_text() for text in bars[0].get_yticklabels()] == ["random", "predictive"]
 
 
 def test_engines_with_roles_hand_over(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -15,11 +15,22 @@ from sagellm.cli.hints import own_python
 from sagellm_common.contracts.slo import Slo
 from sagellm_common.errors import InvalidArgument, Unavailable
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 with contextlib.suppress(ModuleNotFoundError):  # said in a sentence when it is used
     from sagellm_simulation.report import Summary, summarise
     from sagellm_simulation.specs import EngineSpec, parse_engines
     from sagellm_simulation.trace import Trace, conversations, load
     from sagellm_simulation.world import Result, Scenario, World
+
+BARS = {
+    "attainment": ("within the SLO, %", 100.0),
+    "goodput": ("in time, requests/s", 1.0),
+    "utilisation": ("use of the engines, %", 100.0),
+    "cost": ("cost of the engines", 1.0),
+}
+"""What the picture has of each run's summary: its title, and by what it is multiplied."""
 
 BAR = 40
 COLUMNS = ("TTFT p50", "p95", "p99", "ITL p50", "p99", "good/s", "use", "cost", "refused")
@@ -135,24 +146,42 @@ def check_plotting() -> None:
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Draw the distributions of both times; raises InvalidArgument where `path` cannot be written."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for item in runs:
-        ended = item.result.ended
-        _curve(left, item.policy, [e.ttft_s * 1e3 for e in ended if e.ttft_s is not None])
-        _curve(right, item.policy, [e.itl_s * 1e3 for e in ended if e.itl_s is not None])
-    for axis, name, limit in ((left, "time to first token, ms", "ttft_ms"), (right, "time per token, ms", "itl_ms")):
-        axis.set(xlabel=name, ylabel="share of requests", xscale="log", ylim=(0, 1))
-        axis.axvline(getattr(runs[0].result.scenario.slo, limit), color="grey", linestyle=":", label="SLO")
-        axis.grid(alpha=0.3)
-    right.legend()
+    """Draw the distributions of both times, and by policy what else the table has; raises InvalidArgument where `path`
+    cannot be written."""
     try:
-        figure.savefig(path)
+        picture(runs).savefig(path)
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{path} cannot be written: {error}", param="plot") from error
+
+
+def picture(runs: Sequence[Run]) -> "Figure":
+    """Two curves for each policy above, four bars below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5 + 0.3 * len(runs)), layout="constrained")
+    rows = [["ttft", "ttft", "itl", "itl"], list(BARS)]
+    axes: dict[str, Any] = figure.subplot_mosaic(rows, height_ratios=(4.0, 0.5 + 0.3 * len(runs)))
+    for item in runs:
+        ended = item.result.ended
+        _curve(axes["ttft"], item.policy, [e.ttft_s * 1e3 for e in ended if e.ttft_s is not None])
+        _curve(axes["itl"], item.policy, [e.itl_s * 1e3 for e in ended if e.itl_s is not None])
+    for name, title in (("ttft", "time to first token, ms"), ("itl", "time per token, ms")):
+        axes[name].set(xlabel=title, ylabel="share of requests", xscale="log", ylim=(0, 1))
+        axes[name].xaxis.set_major_formatter("{x:,g}")
+        axes[name].xaxis.set_minor_formatter("{x:,g}")
+        limit = getattr(runs[0].result.scenario.slo, f"{name}_ms")
+        axes[name].axvline(limit, color="grey", linestyle=":", label="SLO")
+        axes[name].grid(alpha=0.3)
+    axes["itl"].legend()
+    for name, (title, factor) in BARS.items():
+        values = [factor * getattr(item.summary, name) for item in runs]
+        bars = axes[name].barh([item.policy for item in runs], values, color=[f"C{n}" for n in range(len(runs))])
+        axes[name].bar_label(bars, fmt="{:,.3g}", padding=2)
+        axes[name].set(xlabel=title, xlim=(0, 1.25 * max(max(values), 1e-9)))
+        axes[name].invert_yaxis()
+        if name != next(iter(BARS)):
+            axes[name].set_yticklabels([])
+    return figure
 
 
 def _curve(axis: Any, label: str, values: Sequence[float]) -> None:
