@@ -8,14 +8,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sagellm_scheduler.core import events
 from sagellm_scheduler.core.requests import State
-from sagellm_scheduler.queueing.fifo import Fifo
-from sagellm_scheduler.queueing.priority import ByPriority
-from sagellm_scheduler.routing.affinity import Affinity
-from sagellm_scheduler.routing.load_balanced import LoadBalanced
+from sagellm_scheduler.queueing.policy import QUEUE_POLICIES
+from sagellm_scheduler.routing.router import ROUTERS
+from sagellm_scheduler.separation.policy import SEPARATION_POLICIES
 from support.scheduling import EPOCH, Driver
 
 requests = st.integers(0, 11)
-engines = st.sampled_from(["e1", "e2", "e3"])
+ROLES = {"e1": "hybrid", "e2": "prefill", "e3": "decode"}
+engines = st.sampled_from(list(ROLES))
 
 
 class Schedules(RuleBasedStateMachine):
@@ -29,10 +29,10 @@ class Schedules(RuleBasedStateMachine):
         self.incarnations: Counter[str] = Counter()
         self.rejected: set[tuple[str, int]] = set()
         self.ended: set[str] = set()
-        for name in ("e1", "e2", "e3"):
+        for name in ROLES:
             self.restart(name)
 
-    @rule(number=requests, step=st.integers(0, 1), priority=st.integers(0, 3), length=st.integers(1, 300))
+    @rule(number=requests, step=st.integers(0, 1), priority=st.integers(0, 3), length=st.integers(1, 1500))
     def submit(self, number: int, step: int, priority: int, length: int) -> None:
         name = f"r{number}"
         epoch = self.epochs.get(name, 0) + (step if name in self.epochs else 0)
@@ -70,7 +70,10 @@ class Schedules(RuleBasedStateMachine):
     @rule(name=engines)
     def restart(self, name: str) -> None:
         self.incarnations[name] += 1
-        self.driver.engine(name, incarnation=f"i{self.incarnations[name]}", max_num_seqs=2, num_pages=32, page_size=16)
+        incarnation = f"i{self.incarnations[name]}"
+        self.driver.engine(
+            name, incarnation=incarnation, max_num_seqs=2, num_pages=128, page_size=16, handoff="x", role=ROLES[name]
+        )
 
     @rule(name=engines)
     def unregister(self, name: str) -> None:
@@ -80,10 +83,14 @@ class Schedules(RuleBasedStateMachine):
     def wait(self, seconds: float, alive: set[str]) -> None:
         self.driver.wait(seconds, alive=tuple(sorted(alive)), step=0.1)
 
-    @rule(urgent=st.booleans(), sticky=st.booleans())
-    def change_policy(self, urgent: bool, sticky: bool) -> None:
-        queue, router = ByPriority() if urgent else Fifo(), Affinity() if sticky else LoadBalanced()
-        self.driver.feed(events.PolicyChanged(queue, router))
+    @rule(
+        queue=st.sampled_from(QUEUE_POLICIES.known()),
+        router=st.sampled_from(ROUTERS.known()),
+        separation=st.sampled_from(SEPARATION_POLICIES.known()),
+    )
+    def change_policy(self, queue: str, router: str, separation: str) -> None:
+        policies = QUEUE_POLICIES.make(queue), ROUTERS.make(router), SEPARATION_POLICIES.make(separation)
+        self.driver.feed(events.PolicyChanged(*policies))
 
     @rule()
     def lose_and_regain_the_bus(self) -> None:
@@ -101,8 +108,8 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def numbers_are_unique_per_engine(self) -> None:
-        first = {(a.request_id, a.epoch): a for a in self.driver.assignments}
-        numbers = [(a.engine_id, a.incarnation, a.number) for a in first.values()]
+        first = {(a.request_id, a.epoch): a for a in self.driver.assignments}.values()
+        numbers = [(part.engine_id, part.incarnation, part.number) for a in first for part in (a, a.prefill) if part]
         assert len(numbers) == len(set(numbers))
 
     @invariant()
