@@ -34,6 +34,7 @@ class Faults:
     slow_read: float = 0.0
     failed_read: float = 0.0
     giver_dies_at: float | None = None
+    taker_dies_at: float | None = None
     taker_cancels: float = 0.0
     failed_prefill: float = 0.0
 
@@ -76,7 +77,7 @@ class World:
         """A request comes to both engines."""
         request = (f"r{number}", 0)
         self.begun[request] = self.now
-        self.deliver(lambda: self.perform(self.taker.expect(request, self.now)), lossy=False)
+        self.deliver(self.expect, self.taker, request, lossy=False)
         num_pages = self.chance.randrange(1, 9)
         if not self.giver_lives or len(self.giver_free) < num_pages:
             return
@@ -89,6 +90,10 @@ class World:
         self.at(self.now + self.chance.random() * 0.5, self.prefill, name, pages, 0)
         if self.chance.random() < self.faults.taker_cancels:
             self.at(self.now + self.chance.random() * 2.0, self.cancel, request)
+
+    def expect(self, taker: TakingSide, request: tuple[str, int]) -> None:
+        if taker is self.taker:  # a dispatch names the incarnation that it is for
+            self.perform(taker.expect(request, self.now))
 
     def prefill(self, name: LeaseId, pages: tuple[int, ...], done: int) -> None:
         """Compute a chunk: pages are written first and announced then."""
@@ -115,6 +120,14 @@ class World:
         self.giver_lives = False
         self.content.clear()
 
+    def restart_taker(self) -> None:
+        """D is gone with its reads, and comes back without any memory; what P has sent reaches the new one."""
+        for request in self.begun:
+            self.ended.setdefault(request, "lost with its engine")
+        self.taker, self.taker_free = TakingSide(), list(range(NUM_PAGES))
+        self.reads.clear()
+        self.copied.clear()
+
     # what the sides want done
 
     def perform_giver(self, actions: list[giving.GivingAction]) -> None:
@@ -140,28 +153,29 @@ class World:
                     assert action.request not in self.ended or self.ended[action.request] == "cancelled"
                     self.ended.setdefault(action.request, "recomputed")
                 case RecreateAgent():
-                    self.at(self.now + 0.1, self.recreate)
+                    self.at(self.now + 0.1, self.recreate, self.taker)
                 case _:
                     self.deliver(self.to_giver, action.message)
 
     def begin_read(self, read: Read) -> None:
         self.reads[read.handle] = read
         slow = self.chance.random() < self.faults.slow_read
-        self.at(self.now + self.chance.random() * (40.0 if slow else 0.3), self.land, read.handle)
+        self.at(self.now + self.chance.random() * (40.0 if slow else 0.3), self.land, self.taker, read.handle)
 
-    def land(self, handle: int) -> None:
-        read = self.reads.pop(handle, None)
+    def land(self, taker: TakingSide, handle: int) -> None:
+        read = self.reads.pop(handle, None) if taker is self.taker else None
         if read is None:
-            return  # ended with its agent
+            return  # ended with its agent, or its engine
         ok = self.giver_lives and self.chance.random() >= self.faults.failed_read
         for source, target in zip(read.sources, targets_of(read), strict=True):
             assert target not in self.taker_free, "nothing lands in a page that is free"
             self.copied[target] = self.content.get(source) if self.chance.random() < 0.9 or ok else "half"
         self.perform(self.taker.read_ended(handle, ok, self.now))
 
-    def recreate(self) -> None:
-        self.reads.clear()
-        self.perform(self.taker.agent_recreated(self.now))
+    def recreate(self, taker: TakingSide) -> None:
+        if taker is self.taker:
+            self.reads.clear()
+            self.perform(taker.agent_recreated(self.now))
 
     def free(self, pages: tuple[int, ...]) -> None:
         assert not set(pages) & set(self.taker_free), "pages are freed once"
@@ -228,6 +242,7 @@ def random_faults(chance: random.Random) -> Faults:
         slow_read=chance.choice([0.0, 0.1]),
         failed_read=chance.choice([0.0, 0.1]),
         giver_dies_at=chance.choice([None, None, chance.uniform(0.0, 6.0)]),
+        taker_dies_at=chance.choice([None, None, chance.uniform(0.0, 6.0)]),
         taker_cancels=chance.choice([0.0, 0.3]),
         failed_prefill=chance.choice([0.0, 0.1]),
     )
@@ -240,6 +255,8 @@ def simulated(seed: int, faults: Faults) -> World:
         world.at(world.chance.random() * 5.0, world.hand_over, number)
     if faults.giver_dies_at is not None:
         world.at(faults.giver_dies_at, world.die)
+    if faults.taker_dies_at is not None:
+        world.at(faults.taker_dies_at, world.restart_taker)
     world.tick()
     world.run(120.0)
     assert set(world.ended) == set(world.begun), "every request ends"
