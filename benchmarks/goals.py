@@ -61,6 +61,8 @@ GOALS = (
     Goal("engine free after a client has gone, p99", "disconnect", "freed_p99_ms", "ms", 100.0),
     Goal("one decision with 1,000 engines, p99", "scheduler_core", "1000.p99_us", "µs", 2000.0),
     Goal("the same with 100,000 open requests, p99", "scheduler_core", "open_100000.p99_us", "µs", 2000.0),
+    Goal("the same with SLOs and hand-offs, p99", "scheduler_core", "promises.p99_us", "µs", 2000.0),
+    Goal("the same with 1,000 queued, p99", "scheduler_core", "queued.p99_us", "µs", 2000.0),
     *(
         Goal(f"{name}, {title}", f"engine_{shape}", f"ratios.{path}", "× the best peer", limit, True)
         for shape, name in (("smol135", "135M shape"), ("qwen05", "0.5B Qwen2 shape"))

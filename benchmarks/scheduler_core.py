@@ -1,7 +1,9 @@
 """Decisions of the scheduler core alone: how many a second, and how long one takes, with 10 to 1,000 engines.
 
 Each measured event is a submit that ends in an assignment with its decision record. Between two submits a request
-ends and an engine reports, as in steady state, outside the measured time but within the total of the rate.
+ends and an engine reports, as in steady state, outside the measured time but within the total of the rate. With
+`promises` there is all that costs time: SLOs, self-benchmarks, hand-offs. In a full fleet the end and the report are
+measured by which the head of a queue gets a place.
 `python -m benchmarks.scheduler_core` prints the table.
 """
 
@@ -10,11 +12,13 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sagellm_common.contracts.engines import EngineRegistration
 from sagellm_common.contracts.events import RequestEvent
 from sagellm_common.contracts.reports import EngineReport, Gauges
 from sagellm_common.contracts.scheduling import Assignment, Submit
+from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_scheduler.core import events
 from sagellm_scheduler.core.actions import Assign
 from sagellm_scheduler.core.config import CoreConfig
@@ -29,24 +33,40 @@ MANY_OPEN = 100_000
 BACKLOG_S = 1e6
 """Thousands of requests come at once to fill the engines: none shall wait for room."""
 EPOCH = (1, 1)
+PROMISED = Slo(ttft_ms=2000.0, itl_ms=50.0)
+STEPS = tuple(
+    (0.005 + 1e-4 * prefill + 1e-4 * decode, prefill + decode, prefill, decode, 20 * decode, 0)
+    for prefill in (0, 16, 256, 1024)
+    for decode in (1, 8, 32)
+)
+"""A self-benchmark."""
+NUM_QUEUED, FEW_SLOTS = 1000, 4
 
 
-def make_core(num_engines: int, router: str) -> SchedulerCore:
+def make_core(num_engines: int, router: str, *, promises: bool = False, slots: int = SLOTS) -> SchedulerCore:
     """Return a leading core that knows so many idle engines of one model."""
     config = CoreConfig(
-        scheduler_id="bench", queue=QUEUE_POLICIES.make("fifo"), router=ROUTERS.make(router), backlog_s=BACKLOG_S
+        scheduler_id="bench",
+        queue=QUEUE_POLICIES.make("slo_aware" if promises else "fifo"),
+        router=ROUTERS.make(router),
+        backlog_s=BACKLOG_S,
+        default_slo=PROMISED if promises else NO_SLO,
+        admission_slack=None,
     )
     core = SchedulerCore(config)
     core.handle(events.BusUp(), 0.0)
     core.handle(events.LeadershipGained(EPOCH), 0.0)
     for number in range(num_engines):
-        core.handle(events.EngineRegistered(_registration(number)), 0.0)
+        core.handle(events.EngineRegistered(_registration(number, promises, slots)), 0.0)
         core.handle(events.EngineReported(_report(f"e{number}", 1, 0, 0)), 0.0)
     return core
 
 
-def _registration(number: int) -> EngineRegistration:
+def _registration(number: int, promises: bool, slots: int) -> EngineRegistration:
     return EngineRegistration(
+        benchmark=STEPS if promises else (),
+        handoff="nixl" if promises else "",
+        kv_bytes_per_token=131_072 if promises else 0,
         engine_id=f"e{number}",
         incarnation="i",
         models=("m",),
@@ -55,7 +75,7 @@ def _registration(number: int) -> EngineRegistration:
         max_model_len=8192,
         page_size=16,
         num_pages=8192,
-        max_num_seqs=SLOTS,
+        max_num_seqs=slots,
         max_batch_tokens=4096,
     )
 
@@ -75,7 +95,7 @@ class _Load:
         self.last = dict.fromkeys(self.running, 0)
 
     def submit(self) -> tuple[float, float]:
-        """Submit one request; return the seconds that the core took, by the clock and of this thread's computing."""
+        """Submit one request; return the seconds that the core took."""
         self.count += 1
         self.now += 1e-4
         event = events.Submitted(
@@ -89,35 +109,47 @@ class _Load:
                 prefix_hash=self.count % 1009 + 1,
             )
         )
-        began_cpu, began = time.thread_time(), time.perf_counter()
-        actions = self.core.handle(event, self.now)
-        took = time.perf_counter() - began, time.thread_time() - began_cpu
-        (made,) = [action.assignment for action in actions if isinstance(action, Assign)]
-        self.open.append(made)
-        self.running[made.engine_id] += 1
-        self.last[made.engine_id] = made.number
-        return took
+        return self._handle(event)
 
-    def settle(self) -> None:
-        """End the oldest request and let its engine report."""
+    def settle(self) -> tuple[float, float]:
+        """End the oldest request and let its engine report; return the seconds that the core took."""
         ended = self.open.popleft()
-        self.running[ended.engine_id] -= 1
-        event = RequestEvent(request_id=ended.request_id, phase="finished", completion_tokens=128)
-        self.core.handle(events.RequestEnded(event), self.now)
         engine_id = ended.engine_id
+        self.running[engine_id] -= 1
+        event = RequestEvent(request_id=ended.request_id, phase="finished", completion_tokens=128)
         report = _report(engine_id, self.count + 1, self.running[engine_id], self.last[engine_id])
-        self.core.handle(events.EngineReported(report), self.now)
+        return self._handle(events.RequestEnded(event), events.EngineReported(report))
+
+    def _handle(self, *told: events.Event) -> tuple[float, float]:
+        """Tell the core, and take its assignments; return the seconds by the clock and of this thread's computing."""
+        began_cpu, began = time.thread_time(), time.perf_counter()
+        actions = [action for event in told for action in self.core.handle(event, self.now)]
+        took = time.perf_counter() - began, time.thread_time() - began_cpu
+        for action in actions:
+            if isinstance(action, Assign):
+                made = action.assignment
+                self.open.append(made)
+                self.running[made.engine_id] += 1
+                self.last[made.engine_id] = made.number
+                if made.prefill is not None:
+                    self.last[made.prefill.engine_id] = made.prefill.number
+        return took
 
 
 def measure(
-    num_engines: int, router: str = "predictive", num_decisions: int = NUM_DECISIONS, num_open: int | None = None
+    num_engines: int,
+    router: str = "predictive",
+    num_decisions: int = NUM_DECISIONS,
+    num_open: int | None = None,
+    *,
+    promises: bool = False,
 ) -> dict[str, float]:
     """Return decisions a second (ends and reports included) and microseconds per decision, p50 and p99, with so many
     requests open (None: half of all slots, 2,000 at most).
 
     `cpu_p99_us` counts computing only: on a machine with busy neighbours the clock counts their time slices too.
     """
-    load = _Load(make_core(num_engines, router), num_engines)
+    load = _Load(make_core(num_engines, router, promises=promises), num_engines)
     for _ in range(num_open or min(num_engines * SLOTS // 2, 2000)):
         load.submit()
     took = np.empty((num_decisions, 2))
@@ -125,7 +157,26 @@ def measure(
     for index in range(num_decisions):
         took[index] = load.submit()
         load.settle()
-    total = time.perf_counter() - began
+    return _figures(took, time.perf_counter() - began)
+
+
+def measure_queued(num_engines: int, num_decisions: int = NUM_DECISIONS) -> dict[str, float]:
+    """Return the same of placing the head of a queue of `NUM_QUEUED` when one of engines that are full has a place."""
+    load = _Load(make_core(num_engines, "predictive", promises=True, slots=FEW_SLOTS), num_engines)
+    for _ in range(num_engines * FEW_SLOTS + NUM_QUEUED):
+        load.submit()
+    took = np.empty((num_decisions, 2))
+    began = time.perf_counter()
+    for index in range(num_decisions):
+        load.submit()
+        took[index] = load.settle()
+    if len(load.open) != num_engines * FEW_SLOTS:
+        raise RuntimeError(f"{len(load.open)} requests are placed in {num_engines * FEW_SLOTS} places")
+    return _figures(took, time.perf_counter() - began)
+
+
+def _figures(took: NDArray[np.float64], total: float) -> dict[str, float]:
+    num_decisions = len(took)
     p50, p99 = np.percentile(took, [50, 99], axis=0) * 1e6
     return {
         "decisions_per_s": round(num_decisions / total),
@@ -140,6 +191,8 @@ def run() -> dict[str, Any]:
     result: dict[str, Any] = {str(number): measure(number) for number in FLEETS}
     result["routers_at_1000"] = {router: measure(1000, router, 1000) for router in ROUTERS.known()}
     result[f"open_{MANY_OPEN}"] = measure(1000, num_open=MANY_OPEN)
+    result["promises"] = measure(1000, promises=True)
+    result["queued"] = measure_queued(1000)
     return result
 
 
@@ -149,6 +202,7 @@ def main() -> None:
     print(f"{'':>24}{'decisions/s':>14}{'p50 µs':>10}{'p99 µs':>10}{'CPU p99 µs':>12}")
     rows = [(f"{number} engines", result[str(number)]) for number in FLEETS]
     rows.append((f"1000, {MANY_OPEN:,} open", result[f"open_{MANY_OPEN}"]))
+    rows += [("1000, promises", result["promises"]), (f"1000, {NUM_QUEUED:,} queued", result["queued"])]
     rows += [(f"1000, {router}", row) for router, row in result["routers_at_1000"].items()]
     for name, row in rows:
         print(
