@@ -89,7 +89,7 @@ async def _final(client: nats.aio.client.Client, bus: Bus, body: dict[str, Any])
     subscription = await client.subscribe(inbox)
     await client.publish(bus.settings.subjects.generate, json.dumps(body).encode(), reply=inbox)
     while True:
-        reply: dict[str, Any] = json.loads((await subscription.next_msg(timeout=10)).data)
+        reply: dict[str, Any] = json.loads((await subscription.next_msg(timeout=30)).data)
         if reply.get("final"):
             await subscription.unsubscribe()
             return reply

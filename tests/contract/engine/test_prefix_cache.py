@@ -36,7 +36,7 @@ async def snapshot(peer: EnginePeer) -> SnapshotReply:
     await peer.bus.subscribe(inbox, SnapshotReply, take)
     subject = peer.subjects.engine_snapshot(peer.engine.engine_id)
     await peer.bus.publish(subject, SnapshotRequest(scheduler_id="s1"), reply=inbox)
-    return await asyncio.wait_for(answer.get(), 5.0)
+    return await asyncio.wait_for(answer.get(), 30)
 
 
 def prompt(seed: int, length: int) -> list[int]:

@@ -267,7 +267,7 @@ async def test_the_trace_of_a_submit_goes_on_in_its_assignment(
         await around.gateway.submit("s1", "traced")
     finally:
         context.detach(token)
-    headers = await asyncio.wait_for(received.get(), 5)
+    headers = await asyncio.wait_for(received.get(), 30)
     assert headers["traceparent"].split("-")[1] == format(0xABC, "032x")
 
 

@@ -97,7 +97,7 @@ async def test_a_lost_reply_is_an_error_and_cancels(gateway: PlayedGateway, clie
     gateway.script = [WHOLE[0], WHOLE[1], reply(3, "o")]
     with pytest.raises(Unavailable, match="replies 2 to 2"):
         await client.generate("x")
-    assert await asyncio.wait_for(gateway.cancelled.get(), 5) == "r1"
+    assert await asyncio.wait_for(gateway.cancelled.get(), 30) == "r1"
 
 
 async def test_leaving_a_stream_cancels(gateway: PlayedGateway, client: AsyncNatsClient) -> None:
@@ -106,7 +106,7 @@ async def test_leaving_a_stream_cancels(gateway: PlayedGateway, client: AsyncNat
     async with await client.stream("x") as stream:
         assert (await anext(stream)).text == "Hel"
         assert stream.request_id == "r1"
-    assert await asyncio.wait_for(gateway.cancelled.get(), 5) == "r1"
+    assert await asyncio.wait_for(gateway.cancelled.get(), 30) == "r1"
     with pytest.raises(Exception, match="no responders"):
         await gateway.bus.client.request(gateway.inboxes[0], b"", timeout=2)
 
@@ -115,7 +115,7 @@ async def test_an_ended_stream_does_not_cancel(gateway: PlayedGateway, client: A
     """Nothing is cancelled after the final reply."""
     await client.generate("x")
     await client.cancel("marker")
-    assert await asyncio.wait_for(gateway.cancelled.get(), 5) == "marker"
+    assert await asyncio.wait_for(gateway.cancelled.get(), 30) == "marker"
 
 
 async def test_a_cancelled_task_cancels_the_request(gateway: PlayedGateway, client: AsyncNatsClient) -> None:
@@ -126,7 +126,7 @@ async def test_a_cancelled_task_cancels_the_request(gateway: PlayedGateway, clie
     waiting = asyncio.create_task(stream.completion())
     await asyncio.sleep(0)
     waiting.cancel()
-    assert await asyncio.wait_for(gateway.cancelled.get(), 5) == "r1"
+    assert await asyncio.wait_for(gateway.cancelled.get(), 30) == "r1"
     await asyncio.gather(waiting, return_exceptions=True)
 
 
@@ -210,7 +210,7 @@ async def test_the_synchronous_client(gateway: PlayedGateway, bus_settings: BusS
         client.close()
 
     await asyncio.to_thread(use)
-    assert await asyncio.wait_for(gateway.cancelled.get(), 5) == "r1"
+    assert await asyncio.wait_for(gateway.cancelled.get(), 30) == "r1"
 
 
 async def test_an_absent_bus_is_an_error() -> None:
