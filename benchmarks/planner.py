@@ -155,7 +155,11 @@ def main() -> None:
     with ProcessPoolExecutor(asked.processes) as pool:
         day = pool.submit(planned, (asked.traces, asked.hours))
         quarters = int(asked.hours * HOUR_S / WINDOW_S)
-        least = list(pool.map(fewest, [(asked.traces, asked.hours, number) for number in range(quarters)]))
+        least = []
+        for engines in pool.map(fewest, [(asked.traces, asked.hours, number) for number in range(quarters)]):
+            least.append(engines)
+            print(f"quarter of an hour {len(least)} of {quarters}: the oracle has {engines} engines", flush=True)
+        print("the planner's day …", flush=True)
         result = day.result()
     oracle = sum(least) * WINDOW_S / HOUR_S
     result |= {
