@@ -65,7 +65,7 @@ def traffic(folder: Path, hours: int) -> tuple[Trace, list[float]]:
 def planned(task: tuple[Path, int]) -> dict[str, Any]:
     """The day under the planner."""
     trace, before = traffic(*task)
-    config = PlannerConfig(slo=SLO, attainment=GOAL, lead_s=START_S, most=64)
+    config = PlannerConfig(slo=SLO, attainment=GOAL, lead_s=START_S, hold_s=START_S, most=64)
     first = scenario(4)
     scaled = simulate_scaled(first, World(first, trace), config, start_s=START_S, hours=before)
     return {

@@ -25,15 +25,16 @@ FIRST_MARGIN = 1.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannerConfig:
     """What is wanted. `attainment`: share of requests within `slo`. An engine takes `lead_s` from the order to its
-    first request; engines are given up when they have not been needed for `hold_s`. `offers` are engines that could be
-    had beside those that run; `apart`: whether engines may get roles."""
+    first request; it is given up when it has not been needed for `hold_s`, which, if it is as long as a start takes,
+    never costs more than twice the best choice in hindsight (ski rental). `offers` are engines that could be had beside
+    those that run; `apart`: whether engines may get roles."""
 
     slo: Slo = NO_SLO
     attainment: float = 0.99
     least: int = 1
     most: int = 64
     lead_s: float = 120.0
-    hold_s: float = 300.0
+    hold_s: float = 120.0
     apart: bool = True
     offers: tuple[Offer, ...] = ()
 

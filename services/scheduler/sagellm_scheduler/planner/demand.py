@@ -14,7 +14,7 @@ BIN_S = 5.0
 HOUR_S = 3600.0
 RECENT_S = 600.0
 WINDOW_S = 30.0
-QUANTILE = 0.95
+QUANTILE = 0.9
 FIRST_BURST = 1.3
 LEAST_WINDOWS = 40
 WEIGHT_OF_NEWEST = 0.005
@@ -124,7 +124,7 @@ class Arrivals:
         return sum(requests for requests, _ in recent) / (bins * BIN_S) if bins else 0.0
 
     def burst(self, per_request: float, per_token: float) -> float:
-        """How much more than is usual around it comes in half a minute, but for one of twenty.
+        """How much more than is usual around it comes in half a minute, but for one of ten.
 
         What comes is weighed by what a request and a token of its prompt take.
         """

@@ -5,8 +5,8 @@ from collections import deque
 
 WINDOW_S = 300.0
 LEAST_REQUESTS = 20
-GAIN, GAIN_S = 1.0, 600.0
-SAFETY = 0.75
+GAIN, GAIN_S = 0.5, 600.0
+SAFETY = 0.5
 """Of the misses that the goal allows, so many are aimed at: what is aimed at comes out on either side."""
 
 SMALLEST, LARGEST = 0.8, 3.0
@@ -14,8 +14,8 @@ SMALLEST, LARGEST = 0.8, 3.0
 
 class Margin:
     """Integral control of the share of requests that miss their SLO: the margin grows while it is above what the goal
-    allows, and shrinks while it is below: ten minutes with a tenth missed too many make it a tenth larger. Slow, for
-    requests are missed by the many at once and by none before: a quick one swings."""
+    allows, and shrinks while it is below: ten minutes with a tenth missed too many make it a twentieth larger.
+    Slow, for requests are missed by the many at once and by none before: a quick one swings."""
 
     def __init__(self, goal: float, first: float = 1.0) -> None:
         self._allowed = SAFETY * (1.0 - goal)

@@ -19,7 +19,7 @@ class PlannerSettings(ServiceSettings):
     plan_most: int = Field(default=16, ge=1, description="engines that there are at most, of each role")
     plan_every_s: float = Field(default=30.0, gt=0, description="how often it is planned")
     plan_lead_s: float = Field(default=120.0, ge=0, description="from an engine's order to its first request")
-    plan_hold_s: float = Field(default=300.0, ge=0, description="engines not needed for so long are given up")
+    plan_hold_s: float = Field(default=120.0, ge=0, description="engines not needed for so long are given up")
     plan_roles: bool = Field(default=False, description="let engines that can hand over be of prefill and decode roles")
     plan_offers: Path | None = Field(
         default=None, description="JSON list of engines that could be had beside those that run; without a scaler"

@@ -66,10 +66,10 @@ def test_steady_traffic_has_small_bursts_and_bursty_traffic_large_ones() -> None
 
 
 def test_a_burst_of_long_prompts_is_a_burst() -> None:
-    """Requests come evenly, but in one minute of ten with ten times the tokens: only the weight of tokens shows it."""
+    """Requests come evenly, but in one minute of six with ten times the tokens: only the weight of tokens shows it."""
     arrivals = Arrivals()
     for minute in range(60):
-        _poisson(arrivals, 10.0, 60.0 * minute, 60.0, seed=minute, tokens=1000 if minute % 10 == 0 else 100)
+        _poisson(arrivals, 10.0, 60.0 * minute, 60.0, seed=minute, tokens=1000 if minute % 6 == 0 else 100)
     assert arrivals.burst(1.0, 0.0) < 1.3
     assert arrivals.burst(0.0, 1.0) > 2.0
 

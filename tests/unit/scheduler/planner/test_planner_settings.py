@@ -14,7 +14,7 @@ def test_the_environment_says_what_is_wanted(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(f"SAGELLM_{name}", value)
     config = config_of(load_settings(PlannerSettings))
     assert (config.slo.ttft_ms, config.slo.itl_ms) == (500.0, None)
-    assert (config.least, config.most, config.apart, config.hold_s) == (2, 5, True, 300.0)
+    assert (config.least, config.most, config.apart, config.hold_s) == (2, 5, True, 120.0)
 
 
 @pytest.mark.parametrize(
