@@ -239,9 +239,8 @@ class Fleet:
         columns.ready[slot] = engine.is_ready
         columns.seqs[slot] = engine.seqs()
         columns.tokens[slot] = engine.tokens()
-        columns.loads.seats[slot] = (
-            columns.max_seqs[slot] if engine.is_ready and columns.role[slot] != Role.PREFILL else 0
-        )
+        decodes = engine.is_ready and engine.registration.role != "prefill"
+        columns.loads.seats[slot] = columns.max_seqs[slot] if decodes else 0
         self._refresh_loads(engine)
 
     def _describe(self, engine: Engine) -> None:

@@ -258,5 +258,5 @@ def normal(distance: Vector) -> Vector:
     """The normal distribution function, within 0.0002, its tails to within a factor of two up to four deviations; by
     Page's approximation (1977). Small probabilities of many others to be late add up: lighter or heavier tails would
     mislead."""
-    distance = np.clip(distance, -8.0, 8.0)
+    distance = np.minimum(np.maximum(distance, -8.0), 8.0)
     return np.asarray(1.0 / (1.0 + np.exp(-(1.5976 + 0.07056 * distance**2) * distance)))
