@@ -4,7 +4,8 @@ Mock engines, alone and with prefill and decode apart, and the CPU engine; simul
 the steps they have reported.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.overhead import BUILTIN, CACHE
 from benchmarks.replay import Live, play
 from benchmarks.shapes import make_model
 from benchmarks.stack import running
+from sagellm_common.contracts.slo import NO_SLO, Slo
 from sagellm_simulation.fitting import fitted_spec
 from sagellm_simulation.specs import MOCK, EngineSpec
 from sagellm_simulation.trace import Trace, conversations
@@ -33,9 +35,45 @@ REQUESTS = 240
 QUANTILES = (0.5, 0.95)
 
 
-def simulated(engines: tuple[EngineSpec, ...], trace: Trace, pd: str) -> dict[str, list[float]]:
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One deployment, which gets so many requests a second; `slo` is promised to all."""
+
+    name: str
+    rate: float
+    roles: tuple[str, ...] = ()
+    queue: str = "fifo"
+    router: str = "load_balanced"
+    pd: str = "off"
+    slo: Slo = NO_SLO
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the services are told of it."""
+        stated = {"SAGELLM_SLO_TTFT_MS": self.slo.ttft_ms, "SAGELLM_SLO_ITL_MS": self.slo.itl_ms}
+        return {name: str(value) for name, value in stated.items() if value is not None}
+
+
+MOCKS = (
+    Deployment("two mock engines, half load", 6.0),
+    Deployment("two mock engines, nearly full", 12.0),
+    Deployment("mock engines, prefill and decode apart", 8.0, roles=("prefill", "decode"), pd="threshold"),
+    Deployment(
+        "two mock engines, SLOs and the policies for them",
+        10.0,
+        queue="slo_aware",
+        router="predictive",
+        pd="adaptive",
+        slo=Slo(ttft_ms=1500.0, itl_ms=60.0),
+    ),
+)
+CPU = Deployment("CPU engine, 135M shape", 1.2)
+
+
+def simulated(engines: tuple[EngineSpec, ...], trace: Trace, stack: Deployment) -> dict[str, list[float]]:
     """The same in simulation."""
-    result = simulate(Scenario(engines=engines, router="load_balanced", pd=pd), trace)
+    scenario = Scenario(engines=engines, queue=stack.queue, router=stack.router, pd=stack.pd, slo=stack.slo)
+    result = simulate(scenario, trace)
     done = [item for item in result.ended if item.phase == "finished"]
     return {
         "ttft": [1e3 * item.ttft_s for item in done if item.ttft_s is not None],
@@ -77,30 +115,35 @@ def fitted(live: Live) -> tuple[EngineSpec, ...]:
     return tuple(fitted_spec(registration, live.steps[name]) for name, registration in live.registrations.items())
 
 
+async def beside(stack: Deployment, backend: str, model: str, trace: Trace) -> dict[str, Any]:
+    """Play a trace on a live stack and in simulation."""
+    is_mock = backend == "mock"
+    async with running(
+        backend=backend,
+        model=model,
+        engines=2 if is_mock else 1,
+        queue=stack.queue,
+        router=stack.router,
+        roles=stack.roles,
+        pd=stack.pd,
+        env={**(MOCK_ENV if is_mock else {}), **stack.env},
+    ) as live_stack:
+        live = await play(live_stack, Path(model).name, 1000, trace)
+    found = compared(live.times(), simulated(fitted(live), trace, stack))
+    print(f"  {stack.name}: {found}", flush=True)
+    return found
+
+
 async def run() -> dict[str, Any]:
-    """Four stacks."""
-    found = {}
-    for name, rate, roles, pd in (
-        ("two mock engines, half load", 6.0, (), "off"),
-        ("two mock engines, nearly full", 12.0, (), "off"),
-        ("mock engines, prefill and decode apart", 8.0, ("prefill", "decode"), "threshold"),
-    ):
-        trace = chats(rate / SLOWER, 2.0, 1)
-        async with running(
-            backend="mock", model="mock-model", engines=2, router="load_balanced", roles=roles, pd=pd, env=MOCK_ENV
-        ) as stack:
-            live = await play(stack, "mock-model", 1000, trace)
-        found[name] = compared(live.times(), simulated(fitted(live), trace, pd))
-        print(f"  {name}: {found[name]}", flush=True)
+    """All stacks, live and simulated."""
+    found = {
+        stack.name: await beside(stack, "mock", "mock-model", chats(stack.rate / SLOWER, 2.0, 1)) for stack in MOCKS
+    }
     folder = make_model("smol135", CACHE / "smol135", BUILTIN)
-    trace = chats(1.2, 1.0, 2)
-    async with running(backend="cpu", model=str(folder), router="load_balanced") as stack:
-        live = await play(stack, "smol135", 1000, trace)
-    cpu = compared(live.times(), simulated(fitted(live), trace, "off"))
-    print(f"  CPU engine: {cpu}", flush=True)
+    cpu = await beside(CPU, "cpu", str(folder), chats(CPU.rate, 1.0, 2))
     goals = {
         "mock": max(abs(row["ratio"] - 1.0) for rows in found.values() for row in rows.values()),
         "cpu_median": max(abs(cpu[f"{name}_p50"]["ratio"] - 1.0) for name in ("ttft", "itl")),
     }
-    stacks = {**found, "CPU engine, 135M shape": cpu}
+    stacks = {**found, CPU.name: cpu}
     return {"stacks": stacks, "goals": {name: round(value, 3) for name, value in goals.items()}}
