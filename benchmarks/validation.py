@@ -51,7 +51,8 @@ class Deployment:
     def env(self) -> dict[str, str]:
         """What the services are told of it."""
         stated = {"SAGELLM_SLO_TTFT_MS": self.slo.ttft_ms, "SAGELLM_SLO_ITL_MS": self.slo.itl_ms}
-        return {name: str(value) for name, value in stated.items() if value is not None}
+        transfer = {} if self.pd == "off" else {"SAGELLM_KV_TRANSFER": "nixl"}
+        return {**transfer, **{name: str(value) for name, value in stated.items() if value is not None}}
 
 
 MOCKS = (
@@ -82,7 +83,9 @@ def simulated(engines: tuple[EngineSpec, ...], trace: Trace, stack: Deployment) 
 
 
 def compared(live: dict[str, list[float]], sim: dict[str, list[float]]) -> dict[str, Any]:
-    """Quantiles of both, and simulated over live."""
+    """Quantiles of both, and simulated over live; raises SystemExit if they did not answer equally many."""
+    if len(live["ttft"]) != len(sim["ttft"]):
+        raise SystemExit(f"{len(live['ttft'])} were answered live, {len(sim['ttft'])} in simulation")
     found: dict[str, Any] = {}
     for name in ("ttft", "itl"):
         for quantile in QUANTILES:
@@ -130,7 +133,8 @@ async def beside(stack: Deployment, backend: str, model: str, trace: Trace) -> d
     ) as live_stack:
         live = await play(live_stack, Path(model).name, 1000, trace)
     found = compared(live.times(), simulated(fitted(live), trace, stack))
-    print(f"  {stack.name}: {found}", flush=True)
+    handed_over = sum(record.transfer_ms is not None for record in live.records.values())
+    print(f"  {stack.name}: {handed_over} of {len(live.records)} handed over; {found}", flush=True)
     return found
 
 

@@ -459,7 +459,9 @@ class SimEngine:
 
     def _gauges(self) -> Gauges:
         batch, run = self.batch, self._run
-        left = [left for seq in batch.running if (left := seq.length - seq.computed) > 1]
+        running = batch.running
+        left = [left for seq in running if (left := seq.length - seq.computed) > 1 or seq.length == seq.prompt]
+        leaving = [seq for seqs in (batch.running, batch.waiting) for seq in seqs if seq.hand_to]
         grown = self._whole_steps(run) * run.step.decode if run is not None and run.times > 1 else 0
         return Gauges(
             batch.pages.total,
@@ -473,7 +475,9 @@ class SimEngine:
             len(left),
             sum(left) + sum(seq.length - seq.foreseen for seq in batch.waiting),
             0.0 if batch.limit_s == UNBOUNDED else batch.limit_s,
-            sum(bool(seq.hand_to) for seqs in (batch.running, batch.waiting) for seq in seqs),
+            len(leaving),
+            sum(seq.length for seq in leaving),
+            self.handoffs.num_expected,
         )
 
     def _progress(self) -> dict[str, list[Progress]]:

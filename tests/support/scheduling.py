@@ -57,6 +57,8 @@ def report(
     kv_number: int = 0,
     itl_limit_s: float = 0.0,
     leaving: int = 0,
+    leaving_tokens: int = 0,
+    expected: int = 0,
 ) -> EngineReport:
     """A report with the gauges that matter to the scheduler."""
     gauges = Gauges(
@@ -70,6 +72,8 @@ def report(
         busy=0.5,
         itl_limit_s=itl_limit_s,
         leaving=leaving,
+        leaving_tokens=leaving_tokens,
+        expected=expected,
     )
     return EngineReport(
         engine.engine_id,

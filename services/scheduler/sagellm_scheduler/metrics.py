@@ -4,12 +4,9 @@ from collections import Counter as Counts
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sagellm_scheduler.core.engine import Engine
-from sagellm_scheduler.core.fleet import Fleet
 from sagellm_scheduler.core.machine import SchedulerCore
 
 QUEUE_TIME_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0)
-RATIO_QUANTILES = (0.5, 0.9)
 DECISION_TIME_BUCKETS_S = (25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2e-3, 5e-3, 20e-3)
 
 
@@ -41,12 +38,6 @@ class SchedulerMetrics:
         self.ignored = Gauge(
             "sagellm_scheduler_ignored_messages", "Messages dropped, by reason", ["reason"], registry=self.registry
         )
-        self.step_time = Gauge(
-            "sagellm_scheduler_step_time_ratio",
-            "Real over predicted duration of the last steps of the best-known engine of a kind",
-            ["kind", "quantile"],
-            registry=self.registry,
-        )
 
     def observe(self, core: SchedulerCore) -> None:
         """Set the gauges from the state of the core; called on its own thread."""
@@ -59,14 +50,3 @@ class SchedulerMetrics:
         for reason, count in core.counts.items():
             self.ignored.labels(reason).set(count)
         self.ignored.labels("report").set(core.fleet.ignored_reports)
-        self._observe_step_times(core.fleet)
-
-    def _observe_step_times(self, fleet: Fleet) -> None:
-        known = {engine.registration.kind: engine.times for engine in sorted(fleet, key=_num_samples)}
-        for kind, times in known.items():
-            for quantile in RATIO_QUANTILES:
-                self.step_time.labels(kind, quantile).set(times.ratio(quantile))
-
-
-def _num_samples(engine: Engine) -> int:
-    return engine.times.num_samples

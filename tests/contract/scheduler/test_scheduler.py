@@ -296,7 +296,6 @@ async def test_metrics_are_served(services: Services, around: Surroundings, bus:
                 "sagellm_scheduler_queue_time_seconds_count",
                 "sagellm_scheduler_decision_time_seconds_count",
                 "sagellm_scheduler_queue_length 0.0",
-                'sagellm_scheduler_step_time_ratio{kind="',
             )
         )
 

@@ -240,9 +240,10 @@ def test_the_gauges_tell_prompts_that_are_for_other_engines() -> None:
     core.step(0.0)
     gauges = core.gauges()
     assert (gauges.running, gauges.waiting, gauges.leaving) == (1, 2, 2)
+    assert gauges.leaving_tokens == 3 * len(PROMPT)
     while core.has_work():
         core.step(0.0)
-    assert core.gauges().leaving == 0
+    assert (core.gauges().leaving, core.gauges().leaving_tokens) == (0, 0)
     for item in (first, third):
         core.release_held(item.key, 0.0)
     core.check_invariants()

@@ -159,8 +159,8 @@ def test_both_engines_are_reserved_until_their_reports_tell() -> None:
 
 
 def test_prompts_for_another_engine_are_no_answers_here() -> None:
-    """They take a slot of the prefill engine, and nobody there waits for their next token: neither before it has
-    seen the assignment, nor by its reports, nor when these are old."""
+    """They take a slot of the prefill engine, and nobody there waits for their next token, so that no step reads their
+    context for one: neither before it has seen the assignment, nor by its reports, nor when these are old."""
     driver = pair_of()
     driver.submit("r", prompt_tokens=1000)
     fleet = driver.core.fleet
@@ -168,19 +168,43 @@ def test_prompts_for_another_engine_are_no_answers_here() -> None:
     assert there is not None
     assert here is not None
 
-    def slots_and_answers() -> list[tuple[float, float]]:
-        columns = fleet.columns
-        return [(columns.seqs[engine.slot], columns.loads.sequences[engine.slot]) for engine in (there, here)]
+    def slots_answers_and_context() -> list[tuple[float, float, float]]:
+        columns, loads = fleet.columns, fleet.columns.loads
+        slots = [engine.slot for engine in (there, here)]
+        return [(columns.seqs[slot], loads.sequences[slot], loads.context[slot]) for slot in slots]
 
-    assert slots_and_answers() == [(1, 0), (1, 1)]
-    driver.report("p", running=3, waiting=1, leaving=3, last_assignment=1)
+    assert slots_answers_and_context() == [(1, 0, 0), (1, 1, 0)]
+    tokens = 100 * driver.engines["p"].page_size
+    driver.report("p", running=3, waiting=1, used_pages=100, leaving=3, leaving_tokens=tokens - 64, last_assignment=1)
     driver.report("d", waiting=1, last_assignment=1)
-    assert slots_and_answers() == [(4, 1), (1, 1)]
+    assert slots_answers_and_context() == [(4, 1, 64), (1, 1, 0)]
     driver.report("p", last_assignment=1)
     driver.submit("later", prompt_tokens=1000)
     driver.core.fleet.age(driver.now + 1.5)
     assert there.is_stale
-    assert slots_and_answers()[0] == (1, 0)
+    assert slots_answers_and_context()[0] == (1, 0, 0)
+    assert there.decoding() == 0
+
+
+def test_a_prompt_is_counted_where_it_is_computed() -> None:
+    """Not where its answer will come from, neither before that engine has seen the assignment nor by its reports."""
+    driver = pair_of()
+    driver.submit("r", prompt_tokens=1000)
+    fleet = driver.core.fleet
+    engines = [fleet.get("p"), fleet.get("d")]
+
+    def backlogs() -> list[tuple[int, int]]:
+        return [engine.backlog() for engine in engines if engine is not None]
+
+    def columns() -> list[float]:
+        return [fleet.columns.loads.prompts[engine.slot] for engine in engines if engine is not None]
+
+    assert backlogs() == [(1000, 1), (0, 0)]
+    assert columns() == [1, 0]
+    driver.report("d", waiting=1, expected=1, last_assignment=1)
+    assert backlogs()[1] == (0, 0)
+    driver.report("d", waiting=3, expected=1, last_assignment=1)
+    assert backlogs()[1] == (0, 2)
 
 
 def test_a_request_that_is_withdrawn_frees_both() -> None:

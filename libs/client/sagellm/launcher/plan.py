@@ -14,7 +14,7 @@ from sagellm_common.nats_server import MAX_PAYLOAD_BYTES, find_server
 DRAIN_S = 5.0
 """How long a stopping gateway or engine lets open requests go on; the launcher waits a little longer for each."""
 
-PLAN_TIMES = {"SAGELLM_PLAN_EVERY_S": "5", "SAGELLM_PLAN_LEAD_S": "10", "SAGELLM_PLAN_HOLD_S": "120"}
+PLAN_TIMES = {"SAGELLM_PLAN_EVERY_S": "5", "SAGELLM_PLAN_LEAD_S": "10"}
 """Engines on this machine start within seconds: less foresight is needed than in a cluster."""
 
 STOP_ORDER = ("planner", "gateway", "engine", "scheduler", "registry", "nats")

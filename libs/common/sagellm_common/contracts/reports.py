@@ -26,7 +26,8 @@ class Gauges(Packed):
     `waiting_tokens` are all tokens of the sequences that wait. Of those that run, `prefilling` have not had their
     first token yet. `prefill_tokens` are still to be computed, of these and of those that wait, without what is in the
     prefix cache. `itl_limit_s`: the promised time from token to token to which steps are kept for the sake of those
-    that decode; 0 if there is none. `leaving` of those that run or wait are prompts for other engines, which answer.
+    that decode; 0 if there is none. `leaving` of those that run or wait, with `leaving_tokens`, are prompts for
+    other engines, which answer. `expected` of those that wait have their prompts computed by another engine.
     """
 
     pages_total: int
@@ -41,6 +42,8 @@ class Gauges(Packed):
     prefill_tokens: int = 0
     itl_limit_s: float = 0.0
     leaving: int = 0
+    leaving_tokens: int = 0
+    expected: int = 0
 
 
 @dataclass(slots=True)

@@ -40,6 +40,6 @@ class WaitingQueue:
         """Return how many of them are still to be computed, by what was in the prefix cache when they came."""
         return sum(len(seq.tokens) - seq.foreseen for seq in self._sequences)
 
-    def num_leaving(self) -> int:
-        """Return how many of the waiting sequences are prompts for other engines."""
-        return sum(seq.request.hold for seq in self._sequences)
+    def leaving(self) -> list[SequenceState]:
+        """Return the waiting sequences that are prompts for other engines."""
+        return [seq for seq in self._sequences if seq.request.hold]

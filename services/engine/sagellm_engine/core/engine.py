@@ -183,6 +183,7 @@ class EngineCore:
     def gauges(self) -> EngineGauges:
         """Return the state between two steps."""
         left = [left for seq in self._running if (left := len(seq.tokens) - seq.num_computed) > 1 or not seq.num_output]
+        leaving = [seq for seq in self._running if seq.request.hold] + self._waiting.leaving()
         return EngineGauges(
             pages_total=self._pool.num_pages,
             pages_free=self._pool.num_free,
@@ -194,7 +195,8 @@ class EngineCore:
             prefilling=len(left),
             prefill_tokens=sum(left) + self._waiting.num_new_tokens(),
             itl_limit_s=0.0 if self._limit_s == UNBOUNDED else self._limit_s,
-            leaving=sum(seq.request.hold for seq in self._running) + self._waiting.num_leaving(),
+            leaving=len(leaving),
+            leaving_tokens=sum(len(seq.tokens) for seq in leaving),
         )
 
     def take_cache_changes(self) -> CacheChanges | None:

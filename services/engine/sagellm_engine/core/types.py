@@ -162,7 +162,8 @@ class EngineGauges:
 
     `prefill_tokens` are still to be computed, of the `prefilling` and of the waiting sequences together; what waiting
     ones find in the prefix cache does not count. `itl_limit_s` is the promised time from token to token that the last
-    step kept to; 0 if there was none. `leaving` of the running and waiting ones are prompts for other engines.
+    step kept to; 0 if there was none. `leaving` of the running and waiting ones, with `leaving_tokens`, are prompts
+    for other engines.
     """
 
     pages_total: int
@@ -176,6 +177,7 @@ class EngineGauges:
     prefill_tokens: int = 0
     itl_limit_s: float = 0.0
     leaving: int = 0
+    leaving_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,12 +88,12 @@ class Reporter:
 
     def _gauges(self, now: float) -> Gauges:
         self._forget_old_steps(now)
-        gauges = self.gauges
+        gauges, expected = self.gauges, self.num_expected()
         return Gauges(
             gauges.pages_total,
             gauges.pages_free,
             gauges.pages_cached,
-            gauges.waiting + self.num_expected(),
+            gauges.waiting + expected,
             gauges.running,
             gauges.waiting_tokens,
             gauges.running_tokens,
@@ -102,6 +102,8 @@ class Reporter:
             gauges.prefill_tokens,
             gauges.itl_limit_s,
             gauges.leaving,
+            gauges.leaving_tokens,
+            expected,
         )
 
     def _forget_old_steps(self, now: float) -> None:

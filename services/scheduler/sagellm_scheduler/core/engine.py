@@ -92,22 +92,23 @@ class Engine:
     def decoding(self) -> int:
         """Sequences that take a step each; all that are in flight, if the report is stale."""
         gauges = self._gauges()
-        return self.reservations.seqs if gauges is None else gauges.running - gauges.prefilling
+        return self.answers() if gauges is None else gauges.running - gauges.prefilling
 
     def context(self) -> int:
-        """Tokens of the contexts of all its sequences."""
-        gauges = self._gauges()
+        """Tokens of the contexts of all that it answers itself."""
+        gauges, reserved = self._gauges(), self.reservations
         if gauges is None:
-            return self.reservations.tokens
-        return gauges.running_tokens + gauges.waiting_tokens + self.reservations.unseen_prefill
+            return reserved.tokens - reserved.unseen_leaving_tokens
+        reported = gauges.running_tokens + gauges.waiting_tokens - gauges.leaving_tokens
+        return reported + reserved.unseen_prefill - reserved.unseen_leaving_prefill
 
     def backlog(self) -> tuple[int, int]:
         """Prefill tokens that it has still to compute, and of how many prompts."""
         gauges, reserved = self._gauges(), self.reservations
         if gauges is None:
-            return reserved.unseen_prefill, reserved.unseen_seqs
+            return reserved.unseen_prefill, reserved.unseen_prompts
         tokens = gauges.prefill_tokens + reserved.unseen_prefill
-        return tokens, gauges.waiting + gauges.prefilling + reserved.unseen_seqs
+        return tokens, gauges.waiting - gauges.expected + gauges.prefilling + reserved.unseen_prompts
 
     def limit_s(self) -> float:
         """Time from token to token to which it keeps its steps, for the sake of what runs there or will; 0: none.

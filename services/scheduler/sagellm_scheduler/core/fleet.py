@@ -206,7 +206,7 @@ class Fleet:
         self.refresh(engine)
         if not is_seen:
             self.columns.loads.backlog[engine.slot] += reservation.prefill
-            self.columns.loads.prompts[engine.slot] += reservation.seqs
+            self.columns.loads.prompts[engine.slot] += reservation.prompts
 
     def release(self, engine_id: str, request_id: str) -> None:
         """Free what a request has reserved on an engine, if anything."""

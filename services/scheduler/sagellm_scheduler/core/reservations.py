@@ -25,6 +25,11 @@ class Reservation:
     leaving: bool = False
     itl_s: float = 0.0
 
+    @property
+    def prompts(self) -> int:
+        """Sequences whose prompts are computed here."""
+        return self.seqs if self.prefill else 0
+
 
 class Reservations:
     """The assigned requests of one engine: those in flight, and among them those it has not acknowledged.
@@ -36,7 +41,8 @@ class Reservations:
         self._in_flight: dict[str, Reservation] = {}
         self._unseen: dict[str, Reservation] = {}
         self._promised: Counter[float] = Counter()
-        self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = self.unseen_prefill = self.unseen_leaving = 0
+        self.seqs = self.tokens = self.unseen_seqs = self.unseen_tokens = self.unseen_prefill = self.unseen_prompts = 0
+        self.unseen_leaving = self.unseen_leaving_tokens = self.unseen_leaving_prefill = 0
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -53,10 +59,7 @@ class Reservations:
             self._promised[reservation.itl_s] += 1
         if not seen:
             self._unseen[reservation.request_id] = reservation
-            self.unseen_seqs += reservation.seqs
-            self.unseen_tokens += reservation.tokens
-            self.unseen_prefill += reservation.prefill
-            self.unseen_leaving += reservation.seqs * reservation.leaving
+            self._count_unseen(reservation, 1)
 
     def release(self, request_id: str) -> None:
         """Free what a request has reserved, if anything."""
@@ -95,7 +98,14 @@ class Reservations:
     def _see(self, request_id: str) -> None:
         reservation = self._unseen.pop(request_id, None)
         if reservation is not None:
-            self.unseen_seqs -= reservation.seqs
-            self.unseen_tokens -= reservation.tokens
-            self.unseen_prefill -= reservation.prefill
-            self.unseen_leaving -= reservation.seqs * reservation.leaving
+            self._count_unseen(reservation, -1)
+
+    def _count_unseen(self, reservation: Reservation, sign: int) -> None:
+        self.unseen_seqs += sign * reservation.seqs
+        self.unseen_tokens += sign * reservation.tokens
+        self.unseen_prefill += sign * reservation.prefill
+        self.unseen_prompts += sign * reservation.prompts
+        if reservation.leaving:
+            self.unseen_leaving += sign * reservation.seqs
+            self.unseen_leaving_tokens += sign * reservation.tokens
+            self.unseen_leaving_prefill += sign * reservation.prefill

@@ -67,6 +67,10 @@ class Planner:
         """A gateway has accepted a request."""
         self._arrivals.arrived(prompt_tokens, now)
 
+    def deaf(self, now: float) -> None:
+        """Nothing could be heard of late, until now: that says nothing of what came."""
+        self._arrivals.leave_out(now)
+
     def ended(self, event: RequestEvent, now: float) -> None:
         """A request has ended; one that was cancelled says nothing."""
         if event.phase == "cancelled":

@@ -104,6 +104,15 @@ class Arrivals:
             if int(self._number * BIN_S / HOUR_S) != self._hour:
                 self._close_hour()
 
+    def leave_out(self, now: float) -> None:
+        """Do not count the time from the bin under way to `now`: what came in it has not been heard."""
+        number = int(now / BIN_S)
+        while self._number is not None and self._number < number:
+            self._number += 1
+            if int(self._number * BIN_S / HOUR_S) != self._hour:
+                self._close_hour()
+        self._requests, self._tokens = 0, 0.0
+
     def _close(self) -> None:
         self._bins.append((self._requests, self._tokens))
         self._of_hour += self._requests

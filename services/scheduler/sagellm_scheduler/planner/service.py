@@ -123,6 +123,8 @@ class PlannerService:
     def _listens_anew(self) -> None:
         """What came meanwhile has not been heard: until we have listened for long enough, nothing is given up."""
         self._gives_up_from = time.time() + self._config.hold_s
+        for planner in self._planners.values():
+            planner.deaf(time.time())
 
     # what is heard
 

@@ -111,6 +111,21 @@ def test_engines_are_given_up_only_when_they_have_not_been_needed_for_a_while() 
     assert counts[-1] <= large / 3
 
 
+def test_time_in_which_nothing_was_heard_is_not_quiet() -> None:
+    """The bus is away for five minutes, in which as much comes as before: as many engines are wanted after it, and the
+    hour counts what was heard in it."""
+    planner = made()
+    serve(planner, 24.0, 0.0, 3000.0)
+    before = plan(planner, 3000.0)
+    planner.deaf(3300.0)
+    serve(planner, 24.0, 3300.0, 180.0)
+    after = plan(planner, 3480.0)
+    assert (after.count, after.burst) == (before.count, pytest.approx(before.burst, rel=0.1))
+    assert after.requests_per_s == pytest.approx(24.0, rel=0.02)
+    planner.deaf(HOUR_S + 300.0)
+    assert planner.hours == [pytest.approx(24.0, rel=0.02)]
+
+
 def test_what_is_expected_within_the_hour_is_ordered_ahead() -> None:
     """Late in a quiet hour before a busy one more engines are wanted than the load of now needs."""
     quiet, busy = made(), made()
