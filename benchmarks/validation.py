@@ -61,7 +61,7 @@ MOCKS = (
     Deployment("mock engines, prefill and decode apart", 8.0, roles=("prefill", "decode"), pd="threshold"),
     Deployment(
         "two mock engines, SLOs and the policies for them",
-        10.0,
+        8.0,
         queue="slo_aware",
         router="predictive",
         pd="adaptive",
