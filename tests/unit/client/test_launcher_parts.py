@@ -57,12 +57,12 @@ def test_roles_are_given_to_engines_in_turn(tmp_path: Path) -> None:
 def test_with_a_scale_a_planner_keeps_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--scale 2..5`: a planner with these bounds, two engines at first, each made for five on the machine, and as many
     more as are asked for. Its times follow the caller's environment."""
-    monkeypatch.setenv("SAGELLM_PLAN_HOLD_S", "30")
+    monkeypatch.setenv("SAGELLM_PLAN_LEAD_S", "30")
     config = StackConfig(engines=2, scale_to=5, env={"SAGELLM_PLAN_EVERY_S": "1"})
     plan = make_plan(config, tmp_path, port=8000, nats_port=4000)
     assert [child.kind for child in plan.children].count("engine") == 2
     [planner] = [child for child in plan.children if child.kind == "planner"]
-    wanted = {"LEAST": "2", "MOST": "5", "EVERY_S": "1", "HOLD_S": "30", "LEAD_S": "10"}
+    wanted = {"LEAST": "2", "MOST": "5", "EVERY_S": "1", "LEAD_S": "30"}
     assert {name: planner.env[f"SAGELLM_PLAN_{name}"] for name in wanted} == wanted
     assert planner.command[-2:] == ("-m", "sagellm_scheduler.planner")
     more = plan.engine(7, "decode")
