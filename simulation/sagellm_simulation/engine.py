@@ -461,7 +461,7 @@ class SimEngine:
         batch, run = self.batch, self._run
         running = batch.running
         left = [left for seq in running if (left := seq.length - seq.computed) > 1 or seq.length == seq.prompt]
-        leaving = [seq for seqs in (batch.running, batch.waiting) for seq in seqs if seq.hand_to]
+        leaving = [seq for seq in (*running, *batch.waiting) if seq.hand_to]
         grown = self._whole_steps(run) * run.step.decode if run is not None and run.times > 1 else 0
         return Gauges(
             batch.pages.total,

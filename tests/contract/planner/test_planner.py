@@ -18,6 +18,7 @@ from sagellm_common.contracts.plan import EngineGroup, FleetPlan
 from sagellm_common.errors import Unavailable
 from sagellm_common.nats_server import NatsServer
 from sagellm_common.settings import BusSettings
+from sagellm_scheduler.planner.core import Planner
 from sagellm_scheduler.planner.kubernetes import DELETION_COST, Cluster, KubernetesScaler
 from sagellm_scheduler.planner.metrics import PlannerMetrics
 from sagellm_scheduler.planner.scaler import Scaler
@@ -207,8 +208,13 @@ async def test_plans_survive_a_bus_that_has_lost_everything(own_nats_server: Nat
     await reader.close()
 
 
-async def test_nothing_is_planned_while_the_bus_is_away(own_nats_server: NatsServer) -> None:
-    """Silence of the bus is no silence of the clients: no plan is made of it, and the fleet stays as it is."""
+async def test_nothing_is_planned_while_the_bus_is_away(
+    own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence of the bus is no silence of the clients: no plan is made of it, the fleet stays as it is, and the planner
+    is told that it was deaf."""
+    told: list[float] = []
+    monkeypatch.setattr(Planner, "deaf", lambda planner, now: told.append(now))
     settings = BusSettings(nats_url=own_nats_server.url)
     bus, player = [await Bus.connect(settings, name) for name in ("planner", "player")]
     scaler = _Recorder(bus)
@@ -217,9 +223,11 @@ async def test_nothing_is_planned_while_the_bus_is_away(own_nats_server: NatsSer
         await eventually(lambda: scaler.asked > 2)
         own_nats_server.stop()
         await eventually(lambda: not bus.is_connected)
+        assert told == []
         own_nats_server.start()  # takes many times as long as it is from plan to plan
         asked = scaler.asked
         await eventually(lambda: scaler.asked > asked + 3, 20, "plans after the bus is back")
+    assert len(told) == 1
     assert scaler.asked_without_bus <= 1  # the plan that was under way
     await bus.close()
     await player.close()

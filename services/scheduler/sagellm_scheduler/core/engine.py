@@ -90,7 +90,7 @@ class Engine:
         return max(used + self.reservations.unseen_tokens, self.reservations.tokens)
 
     def decoding(self) -> int:
-        """Sequences that take a step each; all that are in flight, if the report is stale."""
+        """Sequences that take a step each; all in flight that it answers itself, if the report is stale."""
         gauges = self._gauges()
         return self.answers() if gauges is None else gauges.running - gauges.prefilling
 

@@ -69,7 +69,7 @@ class Planner:
 
     def deaf(self, now: float) -> None:
         """Nothing could be heard of late, until now: that says nothing of what came."""
-        self._arrivals.leave_out(now)
+        self._arrivals.pass_time(now, heard=False)
 
     def ended(self, event: RequestEvent, now: float) -> None:
         """A request has ended; one that was cancelled says nothing."""

@@ -93,31 +93,23 @@ class Arrivals:
         self._requests += 1
         self._tokens += prompt_tokens
 
-    def pass_time(self, now: float) -> None:
-        """Close the bins that are over at `now`, in seconds."""
+    def pass_time(self, now: float, *, heard: bool = True) -> None:
+        """Close the bins that are over at `now`, in seconds; those in which not all was `heard` do not count."""
         number = int(now / BIN_S)
         if self._number is None:
             self._number, self._hour = number, int(now / HOUR_S)
         while self._number < number:
-            self._close()
+            if heard:
+                self._close()
             self._number += 1
+            self._requests, self._tokens = 0, 0.0
             if int(self._number * BIN_S / HOUR_S) != self._hour:
                 self._close_hour()
-
-    def leave_out(self, now: float) -> None:
-        """Do not count the time from the bin under way to `now`: what came in it has not been heard."""
-        number = int(now / BIN_S)
-        while self._number is not None and self._number < number:
-            self._number += 1
-            if int(self._number * BIN_S / HOUR_S) != self._hour:
-                self._close_hour()
-        self._requests, self._tokens = 0, 0.0
 
     def _close(self) -> None:
         self._bins.append((self._requests, self._tokens))
         self._of_hour += self._requests
         self._bins_of_hour += 1
-        self._requests, self._tokens = 0, 0.0
 
     def _close_hour(self) -> None:
         if self._bins_of_hour * BIN_S >= HOUR_S / 2:

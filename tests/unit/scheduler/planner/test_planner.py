@@ -96,9 +96,12 @@ def test_more_load_needs_more_engines() -> None:
     assert "requests/s" in large.reason
 
 
-def test_engines_are_given_up_only_when_they_have_not_been_needed_for_a_while() -> None:
-    """The load falls to a sixth: the fleet is held for two minutes, and is small soon after."""
-    planner = made()
+@pytest.mark.parametrize(("hold_s", "held", "small"), [(120.0, 2, 4), (300.0, 5, 6)])
+def test_engines_are_given_up_only_when_they_have_not_been_needed_for_a_while(
+    hold_s: float, held: int, small: int
+) -> None:
+    """The load falls to a sixth: the fleet is held for so many minutes, and is small soon after."""
+    planner = made(PlannerConfig(slo=SLO, hold_s=hold_s))
     serve(planner, 24.0, 0.0, 600.0)
     large = plan(planner, 600.0).count
     counts = []
@@ -106,8 +109,8 @@ def test_engines_are_given_up_only_when_they_have_not_been_needed_for_a_while() 
         begin = 600.0 + 60.0 * minute
         serve(planner, 4.0, begin, 60.0)
         counts.append(plan(planner, begin + 60.0).count)
-    assert set(counts[:2]) == {large}
-    assert counts[4] < large
+    assert set(counts[:held]) == {large}
+    assert counts[small] < large
     assert counts[-1] <= large / 3
 
 
