@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.replay import Live, play
-from benchmarks.stack import running
+from benchmarks.ways import Way
 from sagellm_common.contracts.slo import NO_SLO, Priority, Slo
 from sagellm_simulation.specs import MOCK, EngineSpec
 from sagellm_simulation.trace import Trace, TraceRequest
-from sagellm_simulation.world import Result, Scenario, simulate
+from sagellm_simulation.world import Result, simulate
 
 SLOTS = 32
 PRICE_PER_HOUR = 36.0
@@ -30,25 +30,6 @@ MOCK_ENV = {
     "SAGELLM_ADMISSION_SLACK": "",
     "SAGELLM_MAX_QUEUE_TIME_S": "600",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One deployment that a trace is played on. `default_slo` is what all are measured by, and promised if it is
-    `promised`: the scheduler and the engines know it then."""
-
-    name: str
-    queue: str = "fifo"
-    router: str = "load_balanced"
-    pd: str = "off"
-    roles: tuple[str, ...] = ()
-    engines: int = 1
-    default_slo: Slo = NO_SLO
-    promised: bool = True
-
-    @property
-    def known_slo(self) -> Slo:
-        return self.default_slo if self.promised else NO_SLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +153,7 @@ def simulated(case: Case, way: Way) -> tuple[list[Seen], float]:
         replace(ENGINE, role=roles[number % len(roles)], kv_bytes_per_token=8 if way.roles else 0)  # type: ignore[arg-type] # roles are EngineRoles
         for number in range(way.engines)
     )
-    scenario = Scenario(engines=engines, queue=way.queue, router=way.router, pd=way.pd, slo=way.known_slo)
-    result: Result = simulate(scenario, case.trace)
+    result: Result = simulate(way.scenario(engines), case.trace)
     seen = [
         Seen(item.asked, _ms(item.ttft_s), _ms(item.itl_s), _ms(item.e2e_s))
         if item.phase == "finished"
@@ -189,21 +169,7 @@ def _ms(seconds: float | None) -> float | None:
 
 async def lived(case: Case, way: Way) -> tuple[list[Seen], float]:
     """What becomes of the requests on a live stack."""
-    slo = way.known_slo
-    env = MOCK_ENV | {
-        "SAGELLM_SLO_TTFT_MS": "" if slo.ttft_ms is None else str(slo.ttft_ms),
-        "SAGELLM_SLO_ITL_MS": "" if slo.itl_ms is None else str(slo.itl_ms),
-    }
-    async with running(
-        backend="mock",
-        model="mock-model",
-        engines=way.engines,
-        queue=way.queue,
-        router=way.router,
-        roles=way.roles,
-        pd=way.pd,
-        env=env,
-    ) as stack:
+    async with way.running("mock", "mock-model", MOCK_ENV) as stack:
         live: Live = await play(stack, "mock-model", 1000, case.trace)
     by_id = {asked.request_id: asked for asked in case.trace.requests}
     seen = [Seen(by_id[name], r.ttft_ms, r.itl_ms, r.e2e_ms) for name, r in live.records.items()]

@@ -4,7 +4,7 @@ Mock engines, alone and with prefill and decode apart, and the CPU engine; simul
 the steps they have reported.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from benchmarks.long_run import lengths
 from benchmarks.overhead import BUILTIN, CACHE
 from benchmarks.replay import Live, play
 from benchmarks.shapes import make_model
-from benchmarks.stack import running
-from sagellm_common.contracts.slo import NO_SLO, Slo
+from benchmarks.ways import Way
+from sagellm_common.contracts.slo import Slo
 from sagellm_simulation.fitting import fitted_spec
 from sagellm_simulation.specs import MOCK, EngineSpec
 from sagellm_simulation.trace import Trace, conversations
-from sagellm_simulation.world import Scenario, simulate
+from sagellm_simulation.world import simulate
 
 SLOWER = 3.0
 """Mock engines take so many times as long as usual: what is compared is the model, not how eight processes share two
@@ -35,46 +35,31 @@ REQUESTS = 240
 QUANTILES = (0.5, 0.95)
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """One deployment, which gets so many requests a second; `slo` is promised to all."""
-
-    name: str
-    rate: float
-    roles: tuple[str, ...] = ()
-    queue: str = "fifo"
-    router: str = "load_balanced"
-    pd: str = "off"
-    slo: Slo = NO_SLO
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What the services are told of it."""
-        stated = {"SAGELLM_SLO_TTFT_MS": self.slo.ttft_ms, "SAGELLM_SLO_ITL_MS": self.slo.itl_ms}
-        transfer = {} if self.pd == "off" else {"SAGELLM_KV_TRANSFER": "nixl"}
-        return {**transfer, **{name: str(value) for name, value in stated.items() if value is not None}}
-
-
 MOCKS = (
-    Deployment("two mock engines, half load", 6.0),
-    Deployment("two mock engines, nearly full", 12.0),
-    Deployment("mock engines, prefill and decode apart", 8.0, roles=("prefill", "decode"), pd="threshold"),
-    Deployment(
-        "two mock engines, SLOs and the policies for them",
+    (6.0, Way("two mock engines, half load", engines=2)),
+    (12.0, Way("two mock engines, nearly full", engines=2)),
+    (8.0, Way("mock engines, prefill and decode apart", pd="threshold", roles=("prefill", "decode"), engines=2)),
+    (
         8.0,
-        queue="slo_aware",
-        router="predictive",
-        pd="adaptive",
-        slo=Slo(ttft_ms=1500.0, itl_ms=60.0),
+        Way(
+            "two mock engines, SLOs and the policies for them",
+            queue="slo_aware",
+            router="predictive",
+            pd="adaptive",
+            engines=2,
+            default_slo=Slo(ttft_ms=1500.0, itl_ms=60.0),
+        ),
     ),
 )
-CPU = Deployment("CPU engine, 135M shape", 1.2)
+"""Requests a second of engines that take as long as usual, and how they are run."""
+
+CPU = Way("CPU engine, 135M shape")
+CPU_RATE = 1.2
 
 
-def simulated(engines: tuple[EngineSpec, ...], trace: Trace, stack: Deployment) -> dict[str, list[float]]:
+def simulated(engines: tuple[EngineSpec, ...], trace: Trace, way: Way) -> dict[str, list[float]]:
     """The same in simulation."""
-    scenario = Scenario(engines=engines, queue=stack.queue, router=stack.router, pd=stack.pd, slo=stack.slo)
-    result = simulate(scenario, trace)
+    result = simulate(way.scenario(engines), trace)
     done = [item for item in result.ended if item.phase == "finished"]
     return {
         "ttft": [1e3 * item.ttft_s for item in done if item.ttft_s is not None],
@@ -118,33 +103,23 @@ def fitted(live: Live) -> tuple[EngineSpec, ...]:
     return tuple(fitted_spec(registration, live.steps[name]) for name, registration in live.registrations.items())
 
 
-async def beside(stack: Deployment, backend: str, model: str, trace: Trace) -> dict[str, Any]:
+async def beside(way: Way, backend: str, model: str, env: dict[str, str], trace: Trace) -> dict[str, Any]:
     """Play a trace on a live stack and in simulation."""
-    is_mock = backend == "mock"
-    async with running(
-        backend=backend,
-        model=model,
-        engines=2 if is_mock else 1,
-        queue=stack.queue,
-        router=stack.router,
-        roles=stack.roles,
-        pd=stack.pd,
-        env={**(MOCK_ENV if is_mock else {}), **stack.env},
-    ) as live_stack:
-        live = await play(live_stack, Path(model).name, 1000, trace)
-    found = compared(live.times(), simulated(fitted(live), trace, stack))
+    async with way.running(backend, model, env) as stack:
+        live = await play(stack, Path(model).name, 1000, trace)
+    found = compared(live.times(), simulated(fitted(live), trace, way))
     handed_over = sum(record.transfer_ms is not None for record in live.records.values())
-    print(f"  {stack.name}: {handed_over} of {len(live.records)} handed over; {found}", flush=True)
+    print(f"  {way.name}: {handed_over} of {len(live.records)} handed over; {found}", flush=True)
     return found
 
 
 async def run() -> dict[str, Any]:
     """All stacks, live and simulated."""
     found = {
-        stack.name: await beside(stack, "mock", "mock-model", chats(stack.rate / SLOWER, 2.0, 1)) for stack in MOCKS
+        way.name: await beside(way, "mock", "mock-model", MOCK_ENV, chats(rate / SLOWER, 2.0, 1)) for rate, way in MOCKS
     }
     folder = make_model("smol135", CACHE / "smol135", BUILTIN)
-    cpu = await beside(CPU, "cpu", str(folder), chats(CPU.rate, 1.0, 2))
+    cpu = await beside(CPU, "cpu", str(folder), {}, chats(CPU_RATE, 1.0, 2))
     goals = {
         "mock": max(abs(row["ratio"] - 1.0) for rows in found.values() for row in rows.values()),
         "cpu_median": max(abs(cpu[f"{name}_p50"]["ratio"] - 1.0) for name in ("ttft", "itl")),
