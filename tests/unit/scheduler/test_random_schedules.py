@@ -131,6 +131,11 @@ class Schedules(RuleBasedStateMachine):
             assert engine.reservations.tokens == sum(r.tokens for r in held)
             unseen = list(engine.reservations._unseen.values())
             assert engine.reservations.unseen_seqs == sum(r.seqs for r in unseen)
+            assert engine.reservations.unseen_prompts == sum(r.prompts for r in unseen)
+            leaving = [r for r in unseen if r.leaving]
+            assert engine.reservations.unseen_leaving == sum(r.seqs for r in leaving)
+            assert engine.reservations.unseen_leaving_tokens == sum(r.tokens for r in leaving)
+            assert engine.reservations.unseen_leaving_prefill == sum(r.prefill for r in leaving)
             assert all((known := book.get(r.request_id)) and known.state is State.ASSIGNED for r in held)
 
     @invariant()
