@@ -21,7 +21,7 @@ BY_LOAD = {
     "SAGELLM_ADMISSION_SLACK": "",  # nothing is refused while one engine has it all
     "SAGELLM_PLAN_ATTAINMENT": "0.05",  # so that what one engine missed does not keep the others for long
     "SAGELLM_PLAN_EVERY_S": "0.5",
-    "SAGELLM_PLAN_HOLD_S": "1",
+    "SAGELLM_PLAN_HOLD_S": "10",  # no less than a start takes, else an engine may be given up while it starts
 }
 LOAD_PER_S, SHORT, ANSWER = 6, 100, 150
 
