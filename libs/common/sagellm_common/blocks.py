@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from struct import pack
 
-BLOCK_TOKENS = 32
-"""Tokens per index block, the same in a deployment and a multiple of every page size."""
+BLOCK_TOKENS = 16
+"""Tokens per index block, the same in a deployment: a page of the engines' caches."""
 
 TOKEN_BYTES = 4
 

@@ -10,10 +10,8 @@ from sagellm_engine.core.sequence import SequenceState, SequenceStatus
 from sagellm_engine.core.types import CacheChanges
 from sagellm_engine.kv.prefix_index import ROOT, PrefixIndex, PrefixNode
 
-PAGE_SIZE = 16
-"""Tokens per page."""
-
-PAGES_PER_BLOCK = BLOCK_TOKENS // PAGE_SIZE
+PAGE_SIZE = BLOCK_TOKENS
+"""Tokens per page: schedulers know a prefix as far as the cache holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,8 @@ class PagePool:
     Cached pages are taken back least recently used first; of one prefix the last page goes first, because pages are
     released from the end of a sequence.
 
-    The pages that end an index block are known by the block's chained hash, and which blocks have become known or
-    unknown is gathered until `take_changes`: for schedulers, which see no tokens.
+    A page is an index block too, which is known by its chained hash. Which blocks have become known or unknown is
+    gathered until `take_changes`: for schedulers, which see no tokens.
     """
 
     def __init__(self, num_pages: int, *, prefix_cache: bool = True) -> None:
@@ -41,7 +39,7 @@ class PagePool:
         self._free = list(range(num_pages - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._holders = [0] * num_pages
-        self._blocks: dict[int, int] = {}  # page that ends a block: the block's hash
+        self._blocks: dict[int, int] = {}  # indexed page: its block's hash
         self._changes: dict[int, bool] = {}  # block: whether it has become known
         self._reserved: set[tuple[int, ...]] = set()
 
@@ -73,8 +71,7 @@ class PagePool:
         seq.num_computed = seq.cached_tokens = len(nodes) * PAGE_SIZE
         seq.num_indexed = len(nodes)
         seq.prefix_node = nodes[-1].number if nodes else ROOT
-        whole = len(nodes) // PAGES_PER_BLOCK * PAGES_PER_BLOCK
-        seq.block_hash = self._blocks[nodes[whole - 1].page] if whole else 0
+        seq.block_hash = self._blocks[nodes[-1].page] if nodes else 0
         return True
 
     def foresee(self, seq: SequenceState) -> None:
@@ -134,8 +131,7 @@ class PagePool:
             tokens = tuple(seq.tokens[start : start + PAGE_SIZE])
             seq.prefix_node = self._index.add(seq.prefix_node, tokens, seq.pages[page_number])
             seq.num_indexed = page_number + 1
-            if seq.num_indexed % PAGES_PER_BLOCK == 0:
-                self._note_block(seq, seq.pages[page_number])
+            self._note_block(seq, tokens, seq.pages[page_number])
 
     def release(self, seq: SequenceState) -> None:
         """Take back a sequence's pages; indexed ones that nobody else holds stay cached."""
@@ -175,9 +171,8 @@ class PagePool:
         stored = tuple(block for block, is_known in changes.items() if is_known)
         return CacheChanges(stored, tuple(block for block, is_known in changes.items() if not is_known))
 
-    def _note_block(self, seq: SequenceState, page: int) -> None:
-        start = (seq.num_indexed - PAGES_PER_BLOCK) * PAGE_SIZE
-        seq.block_hash = chained_hash(seq.block_hash, seq.tokens[start : start + BLOCK_TOKENS])
+    def _note_block(self, seq: SequenceState, tokens: Sequence[int], page: int) -> None:
+        seq.block_hash = chained_hash(seq.block_hash, tokens)
         if page in self._index:  # else an equal one was there before
             self._blocks[page] = seq.block_hash
             self._changes[seq.block_hash] = True
